@@ -1,0 +1,184 @@
+#ifndef PLIM_BACKEND_H
+#define PLIM_BACKEND_H
+
+/*
+ * A backend: the small table of operations that a forward pass is made of.
+ *
+ * Everything above this line names no device. Pointers marked "device" live in the pool's fast tier, which on the CPU
+ * backend is ordinary memory; the code above moves data to and from them only with `upload` and `download`.
+ *
+ * Activations are fp32, row-major [rows, width]; `rows` are the tokens of one chunk. Operations run in order; an
+ * operation may return before it is done, `download` waits.
+ *
+ * Memory: persistent matrices are tagged weights or counted as weights_mapped; temporaries are allocated by the
+ * operation itself from the pool with the tag named below and freed before it returns, so the peak is what was used.
+ * `*_scratch` functions of predict.h say in advance how much that will be.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config.h"
+#include "dtype.h"
+#include "exl2.h"
+#include "plimsoll/err.h"
+#include "plimsoll/parameters.h"
+#include "plimsoll/pool.h"
+
+struct threads;
+struct backend;
+
+/* One linear layer as it stands in the mapped file. */
+struct linear_source {
+    const char *name;                 /* "model.layers.0.mlp.down_proj"; borrowed */
+    bool is_exl2;
+    struct exl2_tensors exl2;         /* if is_exl2 */
+    enum dtype dtype;                 /* dense: F32, F16 or BF16 */
+    const void *weight;               /* dense: [out_features, in_features], as Hugging Face stores it */
+    size_t in_features;
+    size_t out_features;              /* columns of the result that count; EXL2 may store more (padding) */
+    const void *bias;                 /* [out_features] or longer, dtype bias_dtype; NULL: none */
+    enum dtype bias_dtype;
+    float prescale;                   /* folded into the weights (EXL2) or applied to the product (dense) */
+};
+
+/* A linear layer that a backend made ready. Opaque to the code above; the sizes are for everybody. */
+struct matrix {
+    size_t in_features, out_features;
+    void *impl;
+};
+
+struct attention_shape {
+    size_t head_count, kv_head_count, head_dim;
+    float scale;
+    float softcap;                    /* 0: none */
+    size_t window;                    /* keys a query sees, itself included; 0: all */
+};
+
+/* Counters of work, all exact: the same for the same case on every machine. */
+struct backend_counters {
+    uint64_t dequant_chunks;          /* chunks expanded into the dequant buffer */
+    uint64_t dequantised_elements;
+    uint64_t weight_bytes_read;       /* bytes of packed or dense weights that were touched, each time */
+    uint64_t fused_calls;             /* linear calls that multiplied straight from packed weights */
+    uint64_t chunked_calls;           /* linear calls that expanded chunks */
+    uint64_t attention_chunks;
+};
+
+struct backend_ops {
+    const char *name;
+
+    int (*open)(struct backend *backend, struct plim_err *err);
+    void (*close)(struct backend *backend);
+
+    /* Makes a linear layer ready. What it maps it counts as weights_mapped. */
+    int (*matrix_init)(struct backend *backend, struct matrix *matrix, const struct linear_source *source,
+                       struct plim_err *err);
+    void (*matrix_release)(struct backend *backend, struct matrix *matrix);
+
+    /*
+     * y = x W (+ bias), or y += x W (+ bias) with `accumulate`. x [rows, in_features], y [rows, out_features], device.
+     * Up to dq_rows rows (EXL2): multiplied straight from the packed weights. More: chunks of at most max_dq_size
+     * elements (tag dequant, and workspace for the gathered activations), or as dq_mode says.
+     */
+    int (*linear)(struct backend *backend, const struct matrix *matrix, const float *x, size_t rows, float *y,
+                  bool accumulate, struct plim_err *err);
+
+    /*
+     * out[r] = table[ids[r]] * scale; table [vocab, width] of dtype F32, F16 or BF16, mapped; ids on the host and
+     * checked by the caller.
+     */
+    int (*embed)(struct backend *backend, enum dtype dtype, const void *table, size_t width, const int32_t *ids,
+                 size_t rows, float scale, float *out, struct plim_err *err);
+
+    /* out = x * (weight + offset) / sqrt(mean(x^2) + eps) over each row; x and out may be the same. weight: device. */
+    int (*rms_norm)(struct backend *backend, const float *x, const float *weight, float offset, double eps, size_t rows,
+                    size_t width, float *out, struct plim_err *err);
+
+    /*
+     * Rotates pairs (j, j + head_dim/2) of each head of x [rows, head_count, head_dim] at positions first .. first +
+     * rows - 1; inv_freq [head_dim/2] device doubles are not needed: sin_cos [positions, head_dim] device fp32 holds
+     * cos (first half) and sin (second half) per position.
+     */
+    int (*rope)(struct backend *backend, float *x, const float *sin_cos, size_t first, size_t rows, size_t head_count,
+                size_t head_dim, struct plim_err *err);
+
+    /* Stores k and v [rows, kv_heads * head_dim] as fp16 at positions first.. of a layer's cache [capacity, width]. */
+    int (*kv_store)(struct backend *backend, const float *k, const float *v, size_t rows, size_t width, size_t first,
+                    uint16_t *cache_k, uint16_t *cache_v, struct plim_err *err);
+
+    /*
+     * Causal attention: query row r stands at position past + r and sees keys 0 .. past + r (the last `window` of
+     * them). q and out [rows, head_count, head_dim]. The score matrix of one head is held in pieces of at most
+     * max_attention_size elements (tag attention).
+     */
+    int (*attention)(struct backend *backend, const struct attention_shape *shape, const float *q,
+                     const uint16_t *cache_k, const uint16_t *cache_v, size_t past, size_t rows, float *out,
+                     struct plim_err *err);
+
+    /* gate = act(gate) * up, n elements. */
+    int (*act_mul)(struct backend *backend, enum activation activation, float *gate, const float *up, size_t n,
+                   struct plim_err *err);
+
+    /* x += y * scale, n elements. */
+    int (*add)(struct backend *backend, float *x, const float *y, float scale, size_t n, struct plim_err *err);
+
+    /* x = cap * tanh(x / cap), n elements. */
+    int (*softcap)(struct backend *backend, float *x, float cap, size_t n, struct plim_err *err);
+
+    int (*upload)(struct backend *backend, void *device, const void *host, size_t bytes, struct plim_err *err);
+    int (*download)(struct backend *backend, void *host, const void *device, size_t bytes, struct plim_err *err);
+};
+
+struct backend {
+    const struct backend_ops *ops;
+    struct plim_pool *pool;                    /* borrowed */
+    struct threads *threads;                   /* borrowed */
+    const struct plim_parameters *parameters;  /* borrowed, resolved */
+    struct backend_counters counters;
+    void *impl;
+};
+
+/* Opens the backend called `name` ("cpu", "cuda", "null"). */
+int backend_open(struct backend *backend, const char *name, struct plim_pool *pool, struct threads *threads,
+                 const struct plim_parameters *parameters, struct plim_err *err);
+void backend_close(struct backend *backend);
+
+/* Names that this build has, NULL-terminated. */
+const char *const *backend_names(void);
+
+/* ---- prediction: what an operation allocates, from shapes alone, before anything is loaded ---- */
+
+/* A linear layer by its shape. */
+struct linear_shape {
+    bool is_exl2;
+    enum dtype dtype;
+    size_t in_features;
+    size_t out_features;          /* logical */
+    size_t stored_out_features;   /* EXL2: padded to 32; dense: the same as out_features */
+    size_t group_count;           /* EXL2 */
+    bool has_bias;
+    float prescale;
+};
+
+/* Bytes held at once by `linear` for `rows` rows: the sum of both tags is their peak. */
+struct linear_scratch {
+    size_t dequant_bytes;
+    size_t workspace_bytes;
+};
+
+struct backend_predict_ops {
+    /* Owned bytes (tag weights) and mapped bytes of a ready matrix. */
+    size_t (*matrix_bytes)(const struct linear_shape *shape, const struct plim_parameters *parameters);
+    size_t (*matrix_mapped_bytes)(const struct linear_shape *shape);
+    struct linear_scratch (*linear_scratch)(const struct linear_shape *shape, size_t rows,
+                                            const struct plim_parameters *parameters);
+    size_t (*attention_scratch)(const struct attention_shape *shape, size_t past, size_t rows,
+                                const struct plim_parameters *parameters);
+};
+
+/* NULL when there is no backend of that name. */
+const struct backend_predict_ops *backend_predict(const char *name);
+
+#endif

@@ -1,0 +1,78 @@
+#ifndef PLIMSOLL_GENERATE_H
+#define PLIMSOLL_GENERATE_H
+
+/* Sampling, generation and perplexity on top of a session. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "plimsoll/engine.h"
+#include "plimsoll/err.h"
+#include "plimsoll/tokenizer.h"
+
+/*
+ * Order of application: repetition penalty, temperature, top-k, top-p, min-p, draw. Temperature 0 is greedy (lowest id
+ * wins a tie) and ignores the rest but the penalty.
+ */
+struct plim_sampling {
+    double temperature;           /* >= 0 */
+    int64_t top_k;                /* keep the k most probable; 0: all */
+    double top_p;                 /* keep the smallest set with at least this probability; 1: all */
+    double min_p;                 /* keep tokens with at least this share of the best one's probability; 0: all */
+    double repetition_penalty;    /* logits of tokens seen: divided if positive, multiplied if not (Keskar et al.,
+                                     "CTRL", 2019); 1: none */
+    int64_t repetition_window;    /* tokens looked back on; 0: all */
+    uint64_t seed;
+};
+
+#define PLIM_SAMPLING_GREEDY { .temperature = 0, .top_p = 1, .repetition_penalty = 1 }
+
+int plim_sampling_check(const struct plim_sampling *sampling, struct plim_err *err);
+
+struct plim_sampler;
+
+/* A sampler for a vocabulary; its memory (tag logits) is allocated here, once. */
+int plim_sampler_open(struct plim_sampler **sampler, struct plim_pool *pool, size_t vocab_size,
+                      const struct plim_sampling *sampling, struct plim_err *err);
+void plim_sampler_close(struct plim_sampler *sampler);
+
+/* Tells the sampler of a token that was seen (prompt or generated), for the repetition penalty. */
+void plim_sampler_accept(struct plim_sampler *sampler, int32_t id);
+
+/* Draws the next id from one row of logits (unchanged). NaN logits are an error. */
+int plim_sampler_sample(struct plim_sampler *sampler, const float *logits, int32_t *id, struct plim_err *err);
+
+/* What the sampler allocates (tag logits). */
+size_t plim_sampler_bytes(size_t vocab_size, const struct plim_sampling *sampling);
+
+struct plim_generation {
+    struct plim_sampling sampling;
+    size_t max_tokens;
+    const int32_t *stop_ids;       /* generation ends after one of these (it is not reported) */
+    size_t stop_id_count;
+    bool stop_at_eos;              /* the model's own end tokens too */
+};
+
+/* Each new token with the time since the previous one (the first: since the prompt's start). -1 stops with err. */
+typedef int plim_token_callback(void *context, int32_t id, uint64_t elapsed_ns, struct plim_err *err);
+
+/* Runs the prompt (appended to the session) and generates. *count receives the number of tokens reported. */
+int plim_generate(struct plim_session *session, const int32_t *prompt, size_t prompt_count,
+                  const struct plim_generation *generation, plim_token_callback *callback, void *context,
+                  size_t *count, struct plim_err *err);
+
+struct plim_perplexity {
+    double nll_sum;            /* natural log, over all scored tokens */
+    uint64_t token_count;      /* scored tokens */
+    double perplexity;         /* exp(nll_sum / token_count) */
+};
+
+/*
+ * Perplexity of a token sequence: cut in windows of `window` tokens, each run from an empty cache; every token of a
+ * window but the first is scored. Logits are never held for more rows than a bounded chunk. The session is rewound.
+ */
+int plim_perplexity(struct plim_session *session, const int32_t *ids, size_t count, size_t window,
+                    struct plim_perplexity *out, struct plim_err *err);
+
+#endif

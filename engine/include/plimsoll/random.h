@@ -1,0 +1,36 @@
+#ifndef PLIMSOLL_RANDOM_H
+#define PLIMSOLL_RANDOM_H
+
+/*
+ * Seeded random numbers, the same on every machine for one seed.
+ *
+ * xoshiro256++ (Blackman and Vigna, "Scrambled Linear Pseudorandom Number Generators", 2019), seeded by splitmix64.
+ * The normal variates use only +, *, fma-free arithmetic and a table-free rational approximation, so that no libm
+ * decides a bit.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct plim_random {
+    uint64_t state[4];
+};
+
+/* `stream` gives independent sequences for one seed (one per tensor, one per thread). */
+void plim_random_seed(struct plim_random *random, uint64_t seed, uint64_t stream);
+
+uint64_t plim_random_u64(struct plim_random *random);
+
+/* Uniform in [0, bound), bound > 0, without bias. */
+uint64_t plim_random_below(struct plim_random *random, uint64_t bound);
+
+/* Uniform in [0, 1), 53 bits. */
+double plim_random_double(struct plim_random *random);
+
+/* Standard normal. */
+double plim_random_normal(struct plim_random *random);
+
+/* A uniformly random order of 0 .. n-1. */
+void plim_random_permutation(struct plim_random *random, uint32_t *order, size_t n);
+
+#endif

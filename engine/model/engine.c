@@ -1,0 +1,2 @@
+#include "backend.h"
+#include "plimsoll/engine.h"
