@@ -1,3 +1,25 @@
-# Finds the CUDA toolkit when it is wanted. PLIMSOLL_HAVE_CUDA says whether the CUDA backend is built.
+# Finds the CUDA toolkit when it is wanted. PLIMSOLL_HAVE_CUDA says whether engine/backend/cuda is built.
 
 set(PLIMSOLL_HAVE_CUDA OFF)
+if(PLIMSOLL_CUDA STREQUAL "OFF")
+  return()
+endif()
+if(NOT PLIMSOLL_CUDA MATCHES "^(AUTO|ON)$")
+  message(FATAL_ERROR "PLIMSOLL_CUDA is '${PLIMSOLL_CUDA}'; wanted AUTO, ON or OFF")
+endif()
+
+include(CheckLanguage)
+check_language(CUDA)
+find_package(CUDAToolkit QUIET)
+if(CMAKE_CUDA_COMPILER AND CUDAToolkit_FOUND)
+  # A program built once runs on each of these, and on later cards through PTX.
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90)
+  endif()
+  set(CMAKE_CUDA_STANDARD 17)
+  enable_language(CUDA)
+  set(PLIMSOLL_HAVE_CUDA ON)
+elseif(PLIMSOLL_CUDA STREQUAL "ON")
+  message(FATAL_ERROR "PLIMSOLL_CUDA=ON, but no CUDA toolkit was found; install nvcc or configure with -DPLIMSOLL_CUDA=OFF")
+endif()
+message(STATUS "CUDA toolkit: ${PLIMSOLL_HAVE_CUDA}")
