@@ -18,17 +18,27 @@
  *           "parameters": { "max_dq_size": "1Mi", ... every parameter, as text },
  *           "arguments": { "prompt_tokens": 32, ... of the workload },
  *           "outcome": "ok", "detail": "",
+ *           "refusal": { "tag": "dequant", "requested_bytes": 4096, ... },      only with "out_of_memory"
  *           "metrics": {
  *             "decode_tokens_per_s": { "unit": "tokens/s", "class": "timing", "direction": "higher",
  *                                      "samples": [ 51.2, 50.9, 51.3 ] },
  *             "peak_requested_fast_bytes": { "unit": "bytes", "class": "exact", "direction": "lower",
  *                                            "samples": [ 123456, 123456 ] },
- *             "output_digest": { "unit": "", "class": "exact", "direction": "none", "key": "avx2/Haswell",
- *                                "text": "9f3c..." } } } ]
+ *             "output_digest": { "unit": "", "class": "exact", "direction": "none",
+ *                                "texts": { "avx2/Haswell": "9f3c..." } } } } ]
  *     }
  *
- * A baseline is the same document, reduced: schema name "plimsoll-baseline", no `recorded`, exact files without
- * timings. Keys are written in a stable order, one metric a line, so that diffs are readable.
+ * A digest of floats holds only where its key (ISA and BLAS core) is the same; one that holds everywhere has the key
+ * "any". A metric that the suite gates otherwise than its class says carries it:
+ *
+ *             "peak_rss_bytes": { ..., "gate": { "level": "warn", "relative": 0.05 }, "samples": [ ... ] }
+ *
+ * A baseline is the same document, reduced: schema name "plimsoll-baseline"; no start time, no recorded
+ * facts or yardsticks, no parameters; exact files without machine and without the other classes; a digest has one text for each key; a metric
+ * may carry the "reason" it was accepted for. Keys are written in a stable order, one metric a line, so that diffs are
+ * readable, and numbers as the shortest text that reads back as the same double.
+ *
+ * Reading is strict: unknown keys are refused. Only in a document of a newer minor version they are skipped.
  */
 
 #include <stdbool.h>
@@ -37,11 +47,23 @@
 
 #include "plimsoll/err.h"
 
+#define RESULT_SCHEMA "plimsoll-result"
+#define RESULT_BASELINE_SCHEMA "plimsoll-baseline"
 #define RESULT_SCHEMA_MAJOR 1
 #define RESULT_SCHEMA_MINOR 0
 
 enum metric_class { METRIC_EXACT, METRIC_BOUNDED, METRIC_SYSTEM, METRIC_TIMING, METRIC_CLASS_COUNT };
 enum metric_direction { DIRECTION_LOWER, DIRECTION_HIGHER, DIRECTION_NONE };   /* which way is better */
+
+/* What a finding about a metric does to the gate. Zero is the default, so that an untouched metric is gated. */
+enum gate_level { GATE_FAIL, GATE_WARN, GATE_OFF, GATE_LEVEL_COUNT };
+
+/* Set by the suite; zeros mean what the metric's class says (compare.h). */
+struct metric_gate {
+    enum gate_level level;
+    double relative;     /* system, bounded: tolerance as a fraction; timing: the minimum effect, 0.03 for 3% */
+    double absolute;     /* system, bounded: tolerance in the metric's unit; the larger of the two counts */
+};
 
 enum outcome {
     OUTCOME_OK,
@@ -50,17 +72,6 @@ enum outcome {
     OUTCOME_CRASHED,
     OUTCOME_FAILED,
     OUTCOME_COUNT
-};
-
-struct metric {
-    char *name;                      /* "decode_tokens_per_s": the unit is in the name */
-    char *unit;
-    enum metric_class class;
-    enum metric_direction direction;
-    double *samples;                 /* one a repeat; exact integers stay exact up to 2^53 */
-    size_t sample_count;
-    char *text;                      /* a digest instead of samples; NULL for numbers */
-    char *key;                       /* the text holds only where this is the same (ISA and BLAS core); or NULL */
 };
 
 struct fact {                        /* a named text or number: parameters, arguments, machine facts */
@@ -72,6 +83,18 @@ struct fact {                        /* a named text or number: parameters, argu
 struct facts {
     struct fact *items;
     size_t count;
+};
+
+struct metric {
+    char *name;                      /* "decode_tokens_per_s": the unit is in the name */
+    char *unit;
+    enum metric_class class;
+    enum metric_direction direction;
+    double *samples;                 /* one a repeat; exact integers stay exact up to 2^53 */
+    size_t sample_count;
+    struct facts texts;              /* instead of samples: digests by key; one in a result, any number in a baseline */
+    struct metric_gate gate;
+    char *reason;                    /* baselines: why this value was accepted; or NULL */
 };
 
 struct result_case {
@@ -102,33 +125,65 @@ struct result {
     size_t case_count;
 };
 
-/* Ordinary heap memory throughout: results belong to the harness, not to the engine. `release` frees the contents. */
+/*
+ * Ordinary heap memory throughout: results belong to the harness, not to the engine. A zeroed struct is an empty result;
+ * `release` frees the contents and leaves it so.
+ */
 void result_release(struct result *result);
 
+/*
+ * Reads a result or a baseline. Malformed: kind input. Another schema or major version: kind compare. On failure the
+ * result is empty.
+ */
 int result_read(struct result *result, const char *path, struct plim_err *err);
+/* The same for text in memory; `path` names it in errors. */
+int result_parse(struct result *result, const char *path, const char *text, size_t length, struct plim_err *err);
 /* Atomic. Called after every case, so that a run that dies leaves a valid file. */
 int result_write(const struct result *result, const char *path, struct plim_err *err);
-/* The document as text, free(). */
+/* The document as text, free(). Bytes that are not UTF-8 (a crashed worker's last words) become U+FFFD. */
 char *result_format(const struct result *result, struct plim_err *err);
 
 struct result_case *result_find_case(const struct result *result, const char *id);
 struct metric *case_find_metric(const struct result_case *c, const char *name);
 
-/* Growing the parts. Strings are copied. NULL or -1 with `err` when memory is out. */
+/*
+ * Growing the parts. Strings are copied. NULL or -1 with `err` when memory is out. Adding a case or a metric moves its
+ * siblings: pointers to them are valid until the next add.
+ */
 struct result_case *result_add_case(struct result *result, const char *id, struct plim_err *err);
 struct metric *case_add_metric(struct result_case *c, const char *name, const char *unit, enum metric_class class,
                                enum metric_direction direction, struct plim_err *err);
+/* Refuses NaN and infinities (kind internal), which JSON cannot hold: such a case is OUTCOME_FAILED. */
 int metric_add_sample(struct metric *metric, double value, struct plim_err *err);
+/* Sets the text of `key` (NULL: "any"), replacing an earlier one. */
 int metric_set_text(struct metric *metric, const char *text, const char *key, struct plim_err *err);
 int facts_set_text(struct facts *facts, const char *name, const char *text, struct plim_err *err);
 int facts_set_number(struct facts *facts, const char *name, double number, struct plim_err *err);
+/* Replaces one of the strings above: *field is freed and becomes a copy of `text`; NULL clears it. */
+int result_set_string(char **field, const char *text, struct plim_err *err);
 const struct fact *facts_find(const struct facts *facts, const char *name);
 void facts_release(struct facts *facts);
+void metric_release(struct metric *metric);
 void case_release(struct result_case *c);
 
 const char *metric_class_name(enum metric_class class);          /* "exact" ... */
 const char *metric_direction_name(enum metric_direction direction);
+const char *gate_level_name(enum gate_level level);              /* "fail", "warn", "off" */
 const char *outcome_name(enum outcome outcome);                  /* "ok", "out_of_memory" ... */
+/* The same names, NULL-terminated, indexed by the enums. */
+extern const char *const metric_class_names[];
+extern const char *const metric_direction_names[];
+extern const char *const gate_level_names[];
+extern const char *const outcome_names[];
+
+/*
+ * True for a name that may become part of a path: letters, digits, '.', '_', '-', '+', not beginning with '.', at most
+ * 100 bytes. Suite names and machine classes must be such names; reading refuses others.
+ */
+bool result_name_is_plain(const char *name);
+
+/* The shortest decimal text that reads back as `number`, which must be finite. At most 32 bytes; returns `buffer`. */
+char *format_number(char *buffer, size_t size, double number);
 
 /* The median of the samples; NaN when there are none. */
 double metric_median(const struct metric *metric);
