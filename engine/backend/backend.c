@@ -1,1 +1,65 @@
+/* The list of backends. Each is one `struct backend_ops` and one `struct backend_predict_ops`. */
+
 #include "backend.h"
+
+#include <string.h>
+
+#include "cpu/cpu.h"
+#include "null/null.h"
+
+struct backend_entry {
+    const char *name;
+    const struct backend_ops *ops;
+    const struct backend_predict_ops *predict;
+};
+
+static const struct backend_entry entries[] = {
+    { "cpu", &cpu_backend_ops, &cpu_backend_predict_ops },
+    { "null", &null_backend_ops, &null_backend_predict_ops },
+};
+
+#define ENTRY_COUNT (sizeof entries / sizeof entries[0])
+
+#define BACKEND_LIST "cpu, null"
+static const char *const names[ENTRY_COUNT + 1] = { "cpu", "null", NULL };
+
+static const struct backend_entry *entry_find(const char *name)
+{
+    for (size_t i = 0; i < ENTRY_COUNT; i++)
+        if (strcmp(entries[i].name, name) == 0)
+            return &entries[i];
+    return NULL;
+}
+
+const char *const *backend_names(void)
+{
+    return names;
+}
+
+const struct backend_predict_ops *backend_predict(const char *name)
+{
+    const struct backend_entry *entry = entry_find(name);
+    return entry ? entry->predict : NULL;
+}
+
+int backend_open(struct backend *backend, const char *name, struct plim_pool *pool, struct threads *threads,
+                 const struct plim_parameters *parameters, struct plim_err *err)
+{
+    const struct backend_entry *entry = entry_find(name);
+    const char *reason = strcmp(name, "cuda") == 0 ? "this build has no CUDA backend" : "unknown name";
+
+    *backend = (struct backend){ .pool = pool, .threads = threads, .parameters = parameters };
+    if (!entry)
+        return plim_err_input(err, "backend \"%s\": %s; this build has " BACKEND_LIST, name, reason);
+    if (entry->ops->open(backend, err) < 0)
+        return plim_err_wrap(err, "opening the %s backend", name);
+    backend->ops = entry->ops;
+    return 0;
+}
+
+void backend_close(struct backend *backend)
+{
+    if (backend->ops)
+        backend->ops->close(backend);
+    *backend = (struct backend){ 0 };
+}

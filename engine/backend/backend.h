@@ -110,8 +110,9 @@ struct backend_ops {
 
     /*
      * Causal attention: query row r stands at position past + r and sees keys 0 .. past + r (the last `window` of
-     * them). q and out [rows, head_count, head_dim]. The score matrix of one head is held in pieces of at most
-     * max_attention_size elements (tag attention).
+     * them). q and out [rows, head_count, head_dim], possibly the same. Scores are held in pieces; all pieces that are
+     * held at once have at most max_attention_size elements (tag attention), whatever `past` is. Operands and partial
+     * results of a piece are tagged workspace.
      */
     int (*attention)(struct backend *backend, const struct attention_shape *shape, const float *q,
                      const uint16_t *cache_k, const uint16_t *cache_v, size_t past, size_t rows, float *out,
@@ -168,14 +169,20 @@ struct linear_scratch {
     size_t workspace_bytes;
 };
 
+/* Bytes held at once by `attention`: the score pieces, and operands and partial results beside them. */
+struct attention_scratch {
+    size_t attention_bytes;       /* at most 4 * max_attention_size */
+    size_t workspace_bytes;
+};
+
 struct backend_predict_ops {
     /* Owned bytes (tag weights) and mapped bytes of a ready matrix. */
     size_t (*matrix_bytes)(const struct linear_shape *shape, const struct plim_parameters *parameters);
     size_t (*matrix_mapped_bytes)(const struct linear_shape *shape);
     struct linear_scratch (*linear_scratch)(const struct linear_shape *shape, size_t rows,
                                             const struct plim_parameters *parameters);
-    size_t (*attention_scratch)(const struct attention_shape *shape, size_t past, size_t rows,
-                                const struct plim_parameters *parameters);
+    struct attention_scratch (*attention_scratch)(const struct attention_shape *shape, size_t past, size_t rows,
+                                                  const struct plim_parameters *parameters);
 };
 
 /* NULL when there is no backend of that name. */

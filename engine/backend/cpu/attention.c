@@ -1,0 +1,320 @@
+/*
+ * Causal attention with grouped heads over the fp16 cache, in pieces, by online softmax.
+ *
+ * The query heads that share a key/value head are taken together: query vector f = row * group + g of that head, so
+ * its rows * group vectors stand at positions past + f / group, in order. A unit of work is one key/value head and a
+ * block of at most R such vectors; it walks its visible keys in blocks of at most C:
+ *
+ *     S = scale q K^T                     [R, C]     the piece: tag attention
+ *     m, P, l = online softmax of S       per vector
+ *     O = alpha O + P V                   [R, head_dim]
+ *
+ * and ends with out = O / l. So what is held depends on R and C and never on the length of the context: that is the
+ * promise of max_attention_size, R * C <= max_attention_size / threads. By default a piece is far smaller than that,
+ * because one that stays in the cache is also the fastest.
+ *
+ * Two ways through a piece. Few vectors (decode) stream keys and values straight from the cache, each loaded once for
+ * the whole group. Many vectors (prefill) widen the block of keys and values to packed fp32 panels and multiply.
+ *
+ * Units are cut over the threads by a formula of shapes and parameters. The order of sums within a unit doesn't depend
+ * on the cut, so results are the same for every thread count as long as max_attention_size is not what limits R * C.
+ */
+
+#include <math.h>
+#include <string.h>
+
+#include "cpu.h"
+
+#define BLOCK_VECTORS 64     /* R: rows of Q that one packed block of K and V serves */
+#define BLOCK_KEYS    128    /* C, packed: panels of K, V [128, 128] and S take 160 KiB, within the second-level cache */
+#define STREAM_VECTORS 8     /* up to here, streaming beats packing */
+#define CACHE_LINE 16        /* in floats */
+#define STREAM_KEYS   128    /* C, streaming: short enough that V's block is prefetched while K's is multiplied */
+
+struct attention_plan {
+    size_t slots;            /* threads that work; each has a piece and a workspace of its own */
+    size_t vectors;          /* rows * group, for each key/value head */
+    size_t block_vectors;    /* R */
+    size_t block_keys;       /* C */
+    size_t blocks;           /* blocks of vectors */
+    size_t units;            /* kv_heads * blocks */
+    size_t batch;            /* units that walk the keys side by side: a slot's heads when streaming a single block */
+    bool packed;
+    size_t padded_dim;       /* head_dim rounded up to panels */
+    size_t score_floats;     /* one slot's piece */
+    size_t state_floats;     /* one unit's state: q and O [R, padded_dim], m and l [R] */
+    size_t panel_floats;     /* one slot's packed keys and values */
+};
+
+static size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static size_t divide_up(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static struct attention_plan plan_make(const struct attention_shape *shape, size_t past, size_t rows,
+                                       const struct plim_parameters *parameters)
+{
+    struct attention_plan plan = { 0 };
+    size_t bound = (size_t)parameters->count[PLIM_MAX_ATTENTION_SIZE];
+    size_t keys = past + rows;
+    if (shape->window && keys > shape->window + rows - 1)
+        keys = shape->window + rows - 1;
+
+    plan.vectors = rows * (shape->head_count / shape->kv_head_count);
+    plan.padded_dim = divide_up(shape->head_dim, PANEL_COLUMNS) * PANEL_COLUMNS;
+    plan.slots = cpu_thread_limit(parameters, rows * keys * shape->kv_head_count * shape->head_dim * 2);
+    plan.slots = min_size(plan.slots, min_size(bound, shape->kv_head_count * plan.vectors));
+    bound /= plan.slots;
+
+    plan.packed = plan.vectors > STREAM_VECTORS && bound >= PANEL_COLUMNS;
+    if (plan.packed) {
+        plan.block_vectors = min_size(min_size(BLOCK_VECTORS, plan.vectors), bound / PANEL_COLUMNS);
+        plan.block_keys = min_size(BLOCK_KEYS, bound / plan.block_vectors) / PANEL_COLUMNS * PANEL_COLUMNS;
+        plan.block_keys = min_size(plan.block_keys, divide_up(keys, PANEL_COLUMNS) * PANEL_COLUMNS);
+        plan.panel_floats = plan.block_keys * (shape->head_dim + plan.padded_dim);
+    } else {
+        plan.block_vectors = min_size(min_size(STREAM_VECTORS, plan.vectors), bound);
+        plan.block_keys = min_size(min_size(STREAM_KEYS, keys), bound / plan.block_vectors);
+    }
+    plan.blocks = divide_up(plan.vectors, plan.block_vectors);
+    plan.units = shape->kv_head_count * plan.blocks;
+    plan.slots = min_size(plan.slots, plan.units);
+    plan.batch = !plan.packed && plan.blocks == 1 ? divide_up(plan.units, plan.slots) : 1;
+    plan.score_floats = plan.block_vectors * plan.block_keys;
+    plan.state_floats = divide_up(2 * plan.block_vectors * (plan.padded_dim + 1), CACHE_LINE) * CACHE_LINE;
+    return plan;
+}
+
+static size_t plan_slot_floats(const struct attention_plan *plan)
+{
+    return plan->batch * plan->state_floats + plan->panel_floats;
+}
+
+struct attention_scratch cpu_attention_scratch(const struct attention_shape *shape, size_t past, size_t rows,
+                                               const struct plim_parameters *parameters)
+{
+    if (rows == 0)
+        return (struct attention_scratch){ 0 };
+    struct attention_plan plan = plan_make(shape, past, rows, parameters);
+    return (struct attention_scratch){
+        .attention_bytes = plan.slots * plan.score_floats * sizeof(float),
+        .workspace_bytes = plan.slots * plan_slot_floats(&plan) * sizeof(float),
+    };
+}
+
+struct attention_job {
+    const struct cpu_kernels *kernels;
+    const struct attention_shape *shape;
+    const struct attention_plan *plan;
+    const float *q;
+    const uint16_t *cache_k, *cache_v;
+    size_t past;
+    float *out;
+    float *scores;       /* [slots, score_floats] */
+    float *workspace;    /* [slots, plan_slot_floats] */
+};
+
+/* One unit while it walks its keys. */
+struct unit {
+    size_t head;              /* key/value head */
+    size_t first, count;      /* vectors */
+    float *q, *o;             /* [count, padded_dim] */
+    float *max, *sum;         /* [count] */
+};
+
+/* Keys [begin, end) that a vector sees. */
+struct key_range {
+    size_t begin, end;
+};
+
+static struct key_range vector_keys(const struct attention_job *job, size_t vector)
+{
+    size_t group = job->shape->head_count / job->shape->kv_head_count;
+    size_t end = job->past + vector / group + 1;
+    size_t window = job->shape->window;
+    return (struct key_range){ window && end > window ? end - window : 0, end };
+}
+
+/* Where vector f of a key/value head lies in q and out. */
+static size_t vector_offset(const struct attention_job *job, size_t head, size_t vector)
+{
+    size_t group = job->shape->head_count / job->shape->kv_head_count;
+    return ((vector / group) * job->shape->head_count + head * group + vector % group) * job->shape->head_dim;
+}
+
+/*
+ * Unit i of a head is block i/2 from the front, or from the back when i is odd: late blocks see more keys, and so every
+ * contiguous share of the units is as much work as any other.
+ */
+static struct unit unit_at(const struct attention_job *job, size_t index, float *state)
+{
+    const struct attention_plan *plan = job->plan;
+    size_t i = index % plan->blocks, block = i % 2 ? plan->blocks - 1 - i / 2 : i / 2;
+    size_t first = block * plan->block_vectors, matrix_floats = plan->block_vectors * plan->padded_dim;
+    return (struct unit){
+        .head = index / plan->blocks,
+        .first = first,
+        .count = min_size(plan->block_vectors, plan->vectors - first),
+        .q = state,
+        .o = state + matrix_floats,
+        .max = state + 2 * matrix_floats,
+        .sum = state + 2 * matrix_floats + plan->block_vectors,
+    };
+}
+
+static void unit_begin(const struct attention_job *job, const struct unit *unit)
+{
+    size_t padded = job->plan->padded_dim;
+    memset(unit->o, 0, unit->count * padded * sizeof *unit->o);
+    for (size_t r = 0; r < unit->count; r++) {
+        const float *q = job->q + vector_offset(job, unit->head, unit->first + r);
+        job->kernels->from_float(q, job->shape->head_dim, job->shape->scale, unit->q + r * padded);
+        unit->max[r] = -INFINITY;
+        unit->sum[r] = 0;
+    }
+}
+
+static void unit_end(const struct attention_job *job, const struct unit *unit)
+{
+    for (size_t r = 0; r < unit->count; r++)
+        job->kernels->from_float(unit->o + r * job->plan->padded_dim, job->shape->head_dim, 1.0f / unit->sum[r],
+                                 job->out + vector_offset(job, unit->head, unit->first + r));
+}
+
+/* Scores of keys [key, key + count) become weights; O's rows are rescaled to the new maxima. */
+static void unit_softmax(const struct attention_job *job, const struct unit *unit, size_t key, size_t count,
+                         float *scores)
+{
+    const struct attention_plan *plan = job->plan;
+    for (size_t r = 0; r < unit->count; r++) {
+        struct key_range keys = vector_keys(job, unit->first + r);
+        size_t begin = keys.begin > key ? min_size(keys.begin - key, count) : 0;
+        size_t end = keys.end > key ? min_size(keys.end - key, count) : 0;
+        float *row = scores + r * plan->block_keys;
+        float rescale;
+
+        if (begin >= end) {
+            memset(row, 0, count * sizeof *row);
+            continue;
+        }
+        if (job->shape->softcap > 0)
+            job->kernels->softcap(row + begin, job->shape->softcap, end - begin);
+        rescale = job->kernels->softmax_step(row + begin, end - begin, &unit->max[r], &unit->sum[r]);
+        if (rescale != 1.0f)
+            job->kernels->scale(unit->o + r * plan->padded_dim, rescale, job->shape->head_dim);
+        memset(row, 0, begin * sizeof *row);
+        memset(row + end, 0, (count - end) * sizeof *row);
+    }
+}
+
+/* One block of keys for one unit. */
+static void unit_step(const struct attention_job *job, const struct unit *unit, size_t key, size_t count,
+                      float *scores, float *panels)
+{
+    const struct attention_plan *plan = job->plan;
+    const struct cpu_kernels *kernels = job->kernels;
+    size_t dim = job->shape->head_dim, padded = plan->padded_dim, stride = job->shape->kv_head_count * dim;
+    const uint16_t *k = job->cache_k + key * stride + unit->head * dim;
+    const uint16_t *v = job->cache_v + key * stride + unit->head * dim;
+
+    if (!plan->packed) {
+        kernels->scores(unit->q, padded, unit->count, k, stride, count, dim, scores, plan->block_keys);
+        unit_softmax(job, unit, key, count, scores);
+        kernels->values(scores, plan->block_keys, unit->count, v, stride, count, dim, unit->o, padded);
+        return;
+    }
+    float *packed_k = panels, *packed_v = panels + plan->block_keys * dim;
+    kernels->pack_keys(k, stride, count, dim, packed_k);
+    kernels->multiply(unit->q, padded, unit->count, packed_k, divide_up(count, PANEL_COLUMNS), dim, 0, scores,
+                      plan->block_keys);
+    unit_softmax(job, unit, key, count, scores);
+    kernels->pack_values(v, stride, count, dim, packed_v);
+    kernels->multiply(scores, plan->block_keys, unit->count, packed_v, padded / PANEL_COLUMNS, count, 1, unit->o,
+                      padded);
+}
+
+/*
+ * Units first .. first + count - 1 side by side, so that a page of the cache, which holds all heads of a few positions,
+ * is visited once. When there are several, each is one whole head, and all see the same keys.
+ */
+static void batch_run(const struct attention_job *job, size_t first, size_t count, float *scores, float *workspace)
+{
+    const struct attention_plan *plan = job->plan;
+    float *panels = workspace + plan->batch * plan->state_floats;
+    struct unit unit = unit_at(job, first, workspace);
+    size_t begin = vector_keys(job, unit.first).begin;
+    size_t end = vector_keys(job, unit.first + unit.count - 1).end;
+
+    for (size_t i = 0; i < count; i++) {
+        unit = unit_at(job, first + i, workspace + i * plan->state_floats);
+        unit_begin(job, &unit);
+    }
+    for (size_t key = begin; key < end; key += plan->block_keys)
+        for (size_t i = 0; i < count; i++) {
+            unit = unit_at(job, first + i, workspace + i * plan->state_floats);
+            unit_step(job, &unit, key, min_size(plan->block_keys, end - key), scores, panels);
+        }
+    for (size_t i = 0; i < count; i++) {
+        unit = unit_at(job, first + i, workspace + i * plan->state_floats);
+        unit_end(job, &unit);
+    }
+}
+
+static void run_slots(void *context, size_t begin, size_t end, int thread)
+{
+    const struct attention_job *job = context;
+    const struct attention_plan *plan = job->plan;
+    (void)thread;
+    for (size_t slot = begin; slot < end; slot++) {
+        size_t first = slot * plan->units / plan->slots, last = (slot + 1) * plan->units / plan->slots;
+        for (size_t unit = first; unit < last; unit += plan->batch)
+            batch_run(job, unit, min_size(plan->batch, last - unit), job->scores + slot * plan->score_floats,
+                      job->workspace + slot * plan_slot_floats(plan));
+    }
+}
+
+/* Pieces of scores that one call goes through; the same for every thread count unless max_attention_size is tiny. */
+static size_t count_pieces(const struct attention_job *job)
+{
+    const struct attention_plan *plan = job->plan;
+    size_t pieces = 0;
+    for (size_t first = 0; first < plan->vectors; first += plan->block_vectors) {
+        size_t last = min_size(first + plan->block_vectors, plan->vectors) - 1;
+        pieces += divide_up(vector_keys(job, last).end - vector_keys(job, first).begin, plan->block_keys);
+    }
+    return pieces * job->shape->kv_head_count;
+}
+
+int cpu_attention(struct backend *backend, const struct attention_shape *shape, const float *q,
+                  const uint16_t *cache_k, const uint16_t *cache_v, size_t past, size_t rows, float *out,
+                  struct plim_err *err)
+{
+    struct attention_plan plan;
+    struct attention_job job = { cpu_kernels(backend), shape, &plan, q, cache_k, cache_v, past, out, NULL, NULL };
+    int rc = -1;
+
+    if (rows == 0)
+        return 0;
+    plan = plan_make(shape, past, rows, backend->parameters);
+    job.scores = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_ATTENTION,
+                                 plan.slots * plan.score_floats * sizeof *job.scores, err);
+    if (!job.scores)
+        goto out;
+    job.workspace = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE,
+                                    plan.slots * plan_slot_floats(&plan) * sizeof *job.workspace, err);
+    if (!job.workspace)
+        goto out;
+    /* A slot is a piece of the range: with one slot this is a plain call. */
+    threads_run(plan.slots > 1 ? backend->threads : NULL, plan.slots, 1, run_slots, &job);
+    backend->counters.attention_chunks += count_pieces(&job);
+    rc = 0;
+out:
+    plim_pool_free(backend->pool, job.workspace);
+    plim_pool_free(backend->pool, job.scores);
+    return rc;
+}

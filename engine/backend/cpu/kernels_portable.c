@@ -1,0 +1,199 @@
+/* The plain kernels: what each one computes, as anybody would write it down. */
+
+#include <math.h>
+#include <stdbool.h>
+
+#include "half.h"
+#include "kernels.h"
+#include "polynomials.h"
+
+static float exp_plain(float x)
+{
+    if (isnan(x))
+        return x;
+    x = fmaxf(EXP_LOW, fminf(EXP_HIGH, x));
+    float n = nearbyintf(x * INV_LN2);
+    float r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    float q = EXP_Q0 + r * (EXP_Q1 + r * (EXP_Q2 + r * (EXP_Q3 + r * EXP_Q4)));
+    float p = 1.0f + (r + r * r * q);
+    /* 2^n in two factors: n reaches 129 and -150, a float's exponent doesn't. */
+    int whole = (int)n, half = whole / 2;
+    return p * float_from_bits((uint32_t)(half + 127) << 23) * float_from_bits((uint32_t)(whole - half + 127) << 23);
+}
+
+static float tanh_plain(float y)
+{
+    float magnitude = fabsf(y);
+    if (magnitude < TANH_SMALL) {
+        float z = y * y;
+        return y + y * z * (TANH_T0 + z * (TANH_T1 + z * (TANH_T2 + z * (TANH_T3 + z * TANH_T4))));
+    }
+    return copysignf(1.0f - 2.0f / (exp_plain(2.0f * magnitude) + 1.0f), y);
+}
+
+static void rms_norm(const float *x, const float *weight, float offset, double eps, size_t width, float *out)
+{
+    double sum = 0;
+    for (size_t i = 0; i < width; i++)
+        sum += (double)x[i] * (double)x[i];
+    float scale = (float)(1.0 / sqrt(sum / (double)width + eps));
+    for (size_t i = 0; i < width; i++)
+        out[i] = x[i] * scale * (weight[i] + offset);
+}
+
+static void rope(float *x, const float *cos_sin, size_t head_count, size_t head_dim)
+{
+    size_t half = head_dim / 2;
+    const float *cosines = cos_sin, *sines = cos_sin + half;
+    for (size_t h = 0; h < head_count; h++, x += head_dim)
+        for (size_t j = 0; j < half; j++) {
+            float a = x[j], b = x[j + half];
+            x[j] = a * cosines[j] - b * sines[j];
+            x[j + half] = b * cosines[j] + a * sines[j];
+        }
+}
+
+static void silu_mul(float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        gate[i] = gate[i] / (1.0f + exp_plain(-gate[i])) * up[i];
+}
+
+static void gelu_tanh_mul(float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float g = gate[i];
+        gate[i] = g / (1.0f + exp_plain(g * (GELU_A + GELU_B * (g * g)))) * up[i];
+    }
+}
+
+static void add(float *x, const float *y, float scale, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] += y[i] * scale;
+}
+
+static void scale(float *x, float factor, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] *= factor;
+}
+
+static void softcap(float *x, float cap, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = cap * tanh_plain(x[i] / cap);
+}
+
+static void to_half(const float *x, size_t n, uint16_t *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = half_from_float(x[i]);
+}
+
+static void from_half(const uint16_t *x, size_t n, float factor, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = half_to_float(x[i]) * factor;
+}
+
+static void from_bfloat(const uint16_t *x, size_t n, float factor, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = bfloat_to_float(x[i]) * factor;
+}
+
+static void from_float(const float *x, size_t n, float factor, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = x[i] * factor;
+}
+
+static float softmax_step(float *scores, size_t n, float *max, float *sum)
+{
+    float highest = *max;
+    for (size_t i = 0; i < n; i++)
+        if (!(scores[i] <= highest))   /* a NaN becomes the maximum, and then every weight */
+            highest = scores[i];
+    float rescale = exp_plain(*max - highest);
+    float piece = 0;
+    for (size_t i = 0; i < n; i++) {
+        scores[i] = exp_plain(scores[i] - highest);
+        piece += scores[i];
+    }
+    *sum = *sum * rescale + piece;
+    *max = highest;
+    return rescale;
+}
+
+static void scores(const float *q, size_t q_stride, size_t rows, const uint16_t *keys, size_t key_stride,
+                   size_t key_count, size_t dim, float *out, size_t out_stride)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < key_count; c++) {
+            float dot = 0;
+            for (size_t j = 0; j < dim; j++)
+                dot += q[r * q_stride + j] * half_to_float(keys[c * key_stride + j]);
+            out[r * out_stride + c] = dot;
+        }
+}
+
+static void values(const float *weights, size_t weights_stride, size_t rows, const uint16_t *cached,
+                   size_t value_stride, size_t key_count, size_t dim, float *out, size_t out_stride)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < key_count; c++)
+            for (size_t j = 0; j < dim; j++)
+                out[r * out_stride + j] +=
+                    weights[r * weights_stride + c] * half_to_float(cached[c * value_stride + j]);
+}
+
+static void pack_keys(const uint16_t *keys, size_t key_stride, size_t key_count, size_t dim, float *panels)
+{
+    for (size_t first = 0; first < key_count; first += PANEL_COLUMNS)
+        for (size_t j = 0; j < dim; j++)
+            for (size_t c = first; c < first + PANEL_COLUMNS; c++)
+                *panels++ = c < key_count ? half_to_float(keys[c * key_stride + j]) : 0.0f;
+}
+
+static void pack_values(const uint16_t *cached, size_t value_stride, size_t key_count, size_t dim, float *panels)
+{
+    for (size_t first = 0; first < dim; first += PANEL_COLUMNS)
+        for (size_t c = 0; c < key_count; c++)
+            for (size_t j = first; j < first + PANEL_COLUMNS; j++)
+                *panels++ = j < dim ? half_to_float(cached[c * value_stride + j]) : 0.0f;
+}
+
+static void multiply(const float *a, size_t a_stride, size_t m, const float *panels, size_t panel_count, size_t k,
+                     int accumulate, float *c, size_t c_stride)
+{
+    for (size_t p = 0; p < panel_count; p++)
+        for (size_t i = 0; i < m; i++)
+            for (size_t j = 0; j < PANEL_COLUMNS; j++) {
+                float dot = 0;
+                for (size_t l = 0; l < k; l++)
+                    dot += a[i * a_stride + l] * panels[(p * k + l) * PANEL_COLUMNS + j];
+                float *out = &c[i * c_stride + p * PANEL_COLUMNS + j];
+                *out = accumulate ? *out + dot : dot;
+            }
+}
+
+const struct cpu_kernels cpu_kernels_portable = {
+    .rms_norm = rms_norm,
+    .rope = rope,
+    .silu_mul = silu_mul,
+    .gelu_tanh_mul = gelu_tanh_mul,
+    .add = add,
+    .scale = scale,
+    .softcap = softcap,
+    .to_half = to_half,
+    .from_half = from_half,
+    .from_bfloat = from_bfloat,
+    .from_float = from_float,
+    .softmax_step = softmax_step,
+    .scores = scores,
+    .values = values,
+    .pack_keys = pack_keys,
+    .pack_values = pack_values,
+    .multiply = multiply,
+};
