@@ -130,7 +130,8 @@ void *plim_pool_calloc(struct plim_pool *pool, enum plim_tier tier, enum plim_ta
 
 /*
  * Grows or shrinks a block of the fast tier, keeping its contents and tag; `block` NULL is plim_pool_alloc. On
- * failure returns NULL and the old block stays valid.
+ * failure returns NULL and the old block stays valid. Counts as one allocation; requested bytes change by the
+ * difference, never by both sizes at once (large blocks are moved by their pages, not copied).
  */
 void *plim_pool_realloc(struct plim_pool *pool, enum plim_tag tag, void *block, size_t bytes, struct plim_err *err);
 
