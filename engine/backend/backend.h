@@ -159,6 +159,7 @@ struct linear_shape {
     size_t out_features;          /* logical */
     size_t stored_out_features;   /* EXL2: padded to 32; dense: the same as out_features */
     size_t group_count;           /* EXL2 */
+    size_t word_rows;             /* EXL2: rows of q_weight */
     bool has_bias;
     float prescale;
 };

@@ -4,16 +4,7 @@
 
 #include <string.h>
 
-#if __has_include("linear.h")
 #include "linear.h"
-#else   /* the linear layers land separately */
-#define cpu_matrix_init NULL
-#define cpu_matrix_release NULL
-#define cpu_linear NULL
-#define cpu_matrix_bytes NULL
-#define cpu_matrix_mapped_bytes NULL
-#define cpu_linear_scratch NULL
-#endif
 
 static int cpu_open(struct backend *backend, struct plim_err *err)
 {

@@ -1,0 +1,186 @@
+/*
+ * Few rows: y = x W straight from packed EXL2 codes.
+ *
+ * Activations are quantised once a call, per block of rows (linear_kernels.h has the formula); then every thread walks
+ * its own columns, groups outermost, so that the packed words stream through as some twenty sequential runs at a time
+ * (the word rows of one block) and y stays in the first-level cache until the last group has been added.
+ */
+
+#include "linear_internal.h"
+#include "plimsoll/units.h"
+
+/* Columns of y that are worked on from the first group to the last: y and the scales then stay in cache. */
+#define STRIP_ELEMENTS 8192
+#define STRIP_MIN_COLUMNS 64
+
+/* Activations that are quantised before another thread is worth its while. */
+#define QUANTISE_MIN_ELEMENTS 4096
+
+/* One tile of rows on its way through the matrix. */
+struct fused_run {
+    const struct linear_call *call;
+    size_t first_row, row_count;   /* of the tile, in x and y */
+    size_t block_stride;           /* entries of scale and offset for each row */
+    int16_t *x;                    /* [row_count, in_features] */
+    float *x_scale;                /* [row_count, block_stride] */
+    int32_t *x_offset;
+};
+
+/*
+ * The place of group g's first block in x_scale and x_offset. Groups of any sizes find room: a group of r rows moves
+ * g + first_row / FUSED_BLOCK_ROWS on by at least ceil(r / FUSED_BLOCK_ROWS).
+ */
+static size_t block_index(const struct exl2_matrix *matrix, size_t g)
+{
+    return g + matrix->groups[g].first_row / FUSED_BLOCK_ROWS;
+}
+
+static size_t block_capacity(size_t in_features, size_t group_count)
+{
+    return group_count + in_features / FUSED_BLOCK_ROWS;
+}
+
+size_t fused_workspace_bytes(size_t in_features, size_t group_count, size_t rows)
+{
+    size_t tile_rows = plim_min(rows, FUSED_TILE_ROWS);
+    return tile_rows * (in_features * sizeof(int16_t) +
+                        block_capacity(in_features, group_count) * (sizeof(float) + sizeof(int32_t)));
+}
+
+/* [begin, end): row * group_count + group */
+static void quantise_groups(void *context, size_t begin, size_t end, int thread)
+{
+    const struct fused_run *run = context;
+    const struct cpu_matrix *matrix = run->call->matrix;
+    const struct exl2_matrix *exl2 = &matrix->exl2;
+    (void)thread;
+
+    for (size_t i = begin; i < end; i++) {
+        size_t r = i / exl2->group_count, g = i % exl2->group_count;
+        const struct exl2_group *group = &exl2->groups[g];
+        const float *x = run->call->x + (run->first_row + r) * exl2->in_features;
+        int16_t *out = run->x + r * exl2->in_features + group->first_row;
+        size_t index = r * run->block_stride + block_index(exl2, g);
+
+        for (size_t row = 0; row < group->row_count; row += FUSED_BLOCK_ROWS, index++)
+            matrix->kernels->quantise(x, exl2->perm + group->first_row + row,
+                                      plim_min(group->row_count - row, FUSED_BLOCK_ROWS), group->bits, out + row,
+                                      &run->x_scale[index], &run->x_offset[index]);
+    }
+}
+
+/* Adds x W to y for `columns` columns from `begin` on; y [row_count, columns]. */
+static void multiply_strip(const struct fused_run *run, size_t begin, size_t columns, float *y, size_t y_stride)
+{
+    const struct cpu_matrix *matrix = run->call->matrix;
+    const struct exl2_matrix *exl2 = &matrix->exl2;
+
+    for (size_t g = 0; g < exl2->group_count; g++) {
+        const struct exl2_group *group = &exl2->groups[g];
+        size_t index = block_index(exl2, g);
+
+        for (size_t row = 0; row < group->row_count; row += FUSED_BLOCK_ROWS, index++) {
+            struct fused_block block = {
+                .bits = group->bits,
+                .rows = plim_min(group->row_count - row, FUSED_BLOCK_ROWS),
+                .columns = columns,
+                .words = exl2->q_weight + (group->first_word + row * group->bits / 32) * exl2->out_features + begin,
+                .word_stride = exl2->out_features,
+                .scale_codes = exl2->q_scale + (g * exl2->out_features + begin) / 8,
+                .scale_unit = group->scale_unit,
+                .row_count = run->row_count,
+                .x = run->x + group->first_row + row,
+                .x_stride = exl2->in_features,
+                .x_scale = run->x_scale + index,
+                .x_offset = run->x_offset + index,
+                .x_scale_stride = run->block_stride,
+                .y = y,
+                .y_stride = y_stride,
+            };
+            matrix->kernels->fused(&block);
+        }
+    }
+}
+
+static void clear(float *y, size_t y_stride, size_t rows, size_t columns)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t n = 0; n < columns; n++)
+            y[r * y_stride + n] = 0.0f;
+}
+
+/* The last columns of a matrix that is stored wider than the result: through a tile, so that only what counts is
+ * written. */
+static void multiply_padded_columns(const struct fused_run *run, size_t begin)
+{
+    const struct linear_call *call = run->call;
+    float tile[FUSED_TILE_ROWS][32];
+    float *y = call->y + run->first_row * call->out_features + begin;
+    size_t valid = call->out_features - begin;
+
+    for (size_t r = 0; r < run->row_count; r++)
+        for (size_t n = 0; n < 32; n++)
+            tile[r][n] = call->accumulate && n < valid ? y[r * call->out_features + n] : 0.0f;
+    multiply_strip(run, begin, 32, &tile[0][0], 32);
+    for (size_t r = 0; r < run->row_count; r++)
+        for (size_t n = 0; n < valid; n++)
+            y[r * call->out_features + n] = tile[r][n];
+}
+
+/* [begin, end): columns, multiples of 32 */
+static void multiply_columns(void *context, size_t begin, size_t end, int thread)
+{
+    const struct fused_run *run = context;
+    const struct linear_call *call = run->call;
+    size_t whole = plim_min(end, call->out_features / 32 * 32);
+    size_t strip = plim_max(STRIP_ELEMENTS / run->row_count / 32 * 32, STRIP_MIN_COLUMNS);
+    (void)thread;
+
+    for (size_t n = begin; n < whole; n += strip) {
+        size_t columns = plim_min(strip, whole - n);
+        float *y = call->y + run->first_row * call->out_features + n;
+        if (!call->accumulate)
+            clear(y, call->out_features, run->row_count, columns);
+        multiply_strip(run, n, columns, y, call->out_features);
+    }
+    if (whole < end && whole < call->out_features)
+        multiply_padded_columns(run, whole);
+}
+
+static void run_tile(struct fused_run *run)
+{
+    const struct linear_call *call = run->call;
+    const struct exl2_matrix *exl2 = &call->matrix->exl2;
+    size_t group_grain = plim_ceil_div(QUANTISE_MIN_ELEMENTS * exl2->group_count, exl2->in_features);
+
+    cpu_run(call->backend, run->row_count * exl2->in_features, run->row_count * exl2->group_count, group_grain,
+            quantise_groups, run);
+    linear_run(call, plim_round_up(call->out_features, 32), 64, multiply_columns, run);
+}
+
+int fused_linear(const struct linear_call *call, struct plim_err *err)
+{
+    const struct exl2_matrix *exl2 = &call->matrix->exl2;
+    size_t tile_rows = plim_min(call->rows, FUSED_TILE_ROWS);
+    size_t block_stride = block_capacity(exl2->in_features, exl2->group_count);
+
+    void *workspace = plim_pool_alloc(call->backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE,
+                                      fused_workspace_bytes(exl2->in_features, exl2->group_count, call->rows), err);
+    if (!workspace)
+        return -1;
+
+    struct fused_run run = { .call = call, .block_stride = block_stride };
+    run.x = workspace;
+    run.x_scale = (float *)(void *)(run.x + tile_rows * exl2->in_features);
+    run.x_offset = (int32_t *)(void *)(run.x_scale + tile_rows * block_stride);
+    for (size_t row = 0; row < call->rows; row += tile_rows) {
+        run.first_row = row;
+        run.row_count = plim_min(tile_rows, call->rows - row);
+        run_tile(&run);
+        call->backend->counters.weight_bytes_read += call->matrix->mapped_bytes;
+    }
+    call->backend->counters.fused_calls++;
+
+    plim_pool_free(call->backend->pool, workspace);
+    return 0;
+}
