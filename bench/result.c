@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "heap.h"
+#include "statistics.h"
+
 const char *const metric_class_names[] = { "exact", "bounded", "system", "timing", NULL };
 const char *const metric_direction_names[] = { "lower", "higher", "none", NULL };
 const char *const gate_level_names[] = { "fail", "warn", "off", NULL };
@@ -53,43 +56,14 @@ char *format_number(char *buffer, size_t size, double number)
     return buffer;
 }
 
-static int no_memory(struct plim_err *err)
-{
-    return plim_err_set(err, PLIM_ERR_MEMORY, "out of memory for a result");
-}
-
 int result_set_string(char **field, const char *text, struct plim_err *err)
 {
-    char *copy = NULL;
-    if (text) {
-        copy = strdup(text);
-        if (!copy)
-            return no_memory(err);
-    }
+    char *copy = text ? heap_strdup(text, err) : NULL;
+    if (text && !copy)
+        return -1;
     free(*field);
     *field = copy;
     return 0;
-}
-
-/*
- * Makes room for one more item and returns it zeroed. There is no capacity field: room doubles whenever the count is a
- * power of two, so every array here must grow through this function only.
- */
-static void *grow(void *items_field, size_t count, size_t item_bytes, struct plim_err *err)
-{
-    void *items;
-    memcpy(&items, items_field, sizeof items);
-    if ((count & (count - 1)) == 0) {
-        size_t room = count ? 2 * count : 1;
-        void *moved = reallocarray(items, room, item_bytes);
-        if (!moved) {
-            no_memory(err);
-            return NULL;
-        }
-        items = moved;
-        memcpy(items_field, &items, sizeof items);
-    }
-    return memset((char *)items + count * item_bytes, 0, item_bytes);
 }
 
 /* ---- facts ---- */
@@ -100,8 +74,12 @@ static struct fact *facts_slot(struct facts *facts, const char *name, struct pli
         if (strcmp(facts->items[i].name, name) == 0)
             return &facts->items[i];
     }
-    struct fact *fact = grow(&facts->items, facts->count, sizeof *fact, err);
-    if (!fact || result_set_string(&fact->name, name, err) < 0)
+    struct fact *items = heap_room(facts->items, facts->count, sizeof *items, err);
+    if (!items)
+        return NULL;
+    facts->items = items;
+    struct fact *fact = &items[facts->count];
+    if (result_set_string(&fact->name, name, err) < 0)
         return NULL;
     facts->count++;
     return fact;
@@ -162,9 +140,11 @@ struct metric *case_find_metric(const struct result_case *c, const char *name)
 struct metric *case_add_metric(struct result_case *c, const char *name, const char *unit, enum metric_class class,
                                enum metric_direction direction, struct plim_err *err)
 {
-    struct metric *metric = grow(&c->metrics, c->metric_count, sizeof *metric, err);
-    if (!metric)
+    struct metric *items = heap_room(c->metrics, c->metric_count, sizeof *items, err);
+    if (!items)
         return NULL;
+    c->metrics = items;
+    struct metric *metric = &items[c->metric_count];
     metric->class = class;
     metric->direction = direction;
     if (result_set_string(&metric->name, name, err) < 0 || result_set_string(&metric->unit, unit, err) < 0) {
@@ -179,11 +159,11 @@ int metric_add_sample(struct metric *metric, double value, struct plim_err *err)
 {
     if (!isfinite(value))
         return plim_err_set(err, PLIM_ERR_INTERNAL, "metric %s: the sample is not a finite number", metric->name);
-    double *sample = grow(&metric->samples, metric->sample_count, sizeof *sample, err);
-    if (!sample)
+    double *samples = heap_room(metric->samples, metric->sample_count, sizeof *samples, err);
+    if (!samples)
         return -1;
-    *sample = value;
-    metric->sample_count++;
+    metric->samples = samples;
+    samples[metric->sample_count++] = value;
     return 0;
 }
 
@@ -192,25 +172,9 @@ int metric_set_text(struct metric *metric, const char *text, const char *key, st
     return facts_set_text(&metric->texts, key && *key ? key : "any", text, err);
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double metric_median(const struct metric *metric)
 {
-    size_t n = metric->sample_count;
-    if (n == 0)
-        return NAN;
-    double *sorted = malloc(n * sizeof *sorted);
-    if (!sorted)
-        return NAN;
-    memcpy(sorted, metric->samples, n * sizeof *sorted);
-    qsort(sorted, n, sizeof *sorted, compare_doubles);
-    double median = n % 2 ? sorted[n / 2] : sorted[n / 2 - 1] + (sorted[n / 2] - sorted[n / 2 - 1]) / 2;
-    free(sorted);
-    return median;
+    return median(metric->samples, metric->sample_count);
 }
 
 void metric_release(struct metric *metric)
@@ -236,8 +200,12 @@ struct result_case *result_find_case(const struct result *result, const char *id
 
 struct result_case *result_add_case(struct result *result, const char *id, struct plim_err *err)
 {
-    struct result_case *c = grow(&result->cases, result->case_count, sizeof *c, err);
-    if (!c || result_set_string(&c->id, id, err) < 0)
+    struct result_case *items = heap_room(result->cases, result->case_count, sizeof *items, err);
+    if (!items)
+        return NULL;
+    result->cases = items;
+    struct result_case *c = &items[result->case_count];
+    if (result_set_string(&c->id, id, err) < 0)
         return NULL;
     result->case_count++;
     return c;

@@ -4,7 +4,6 @@
 
 #include <string.h>
 
-#include "cpu/blas.h"
 #include "cpu/cpu.h"
 #include "null/null.h"
 
@@ -63,9 +62,4 @@ void backend_close(struct backend *backend)
     if (backend->ops)
         backend->ops->close(backend);
     *backend = (struct backend){ 0 };
-}
-
-void backend_blas_describe(char *library, size_t library_size, char *core, size_t core_size)
-{
-    blas_describe(library, library_size, core, core_size);
 }

@@ -1,0 +1,140 @@
+#include "metrics.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "plimsoll/json.h"
+#include "plimsoll/pool.h"
+
+static const struct metric_row rows[] = {
+    /* speed */
+    { "prefill_tokens_per_s", "tokens/s", METRIC_TIMING, DIRECTION_HIGHER, "prompt tokens over the time to their last logits" },
+    { "prefill_flops_per_s", "flop/s", METRIC_TIMING, DIRECTION_HIGHER, "2 x layer weights x prompt tokens over the same time" },
+    { "sgemm_flops_per_s", "flop/s", METRIC_TIMING, DIRECTION_HIGHER, "BLAS sgemm on ready fp32 weights of the same shapes, measured beside the prefill" },
+    { "sgemm_fraction", "", METRIC_TIMING, DIRECTION_HIGHER, "prefill_flops_per_s over sgemm_flops_per_s of the same repeat" },
+    { "decode_tokens_per_s", "tokens/s", METRIC_TIMING, DIRECTION_HIGHER, "one-token steps over their total time" },
+    { "token_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "each one-token step" },
+    { "weight_read_bytes_per_s", "bytes/s", METRIC_TIMING, DIRECTION_HIGHER, "weight bytes read in decode steps over their time" },
+    { "read_bandwidth_bytes_per_s", "bytes/s", METRIC_TIMING, DIRECTION_HIGHER, "plain reads with the case's threads, measured beside the decode" },
+    { "read_bandwidth_fraction", "", METRIC_TIMING, DIRECTION_HIGHER, "weight_read_bytes_per_s over read_bandwidth_bytes_per_s of the same repeat" },
+    { "generate_tokens_per_s", "tokens/s", METRIC_TIMING, DIRECTION_HIGHER, "generated tokens after the first over their time" },
+    { "first_token_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "prompt to the first generated token" },
+    { "perplexity_tokens_per_s", "tokens/s", METRIC_TIMING, DIRECTION_HIGHER, "tokens scored over the time" },
+    { "load_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "model directory to a model that can run" },
+    { "first_logits_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "model directory to the first logits (load, session, one token)" },
+    { "cpu_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "processor time of all threads in the measured part" },
+    { "cpu_seconds_per_second", "", METRIC_TIMING, DIRECTION_LOWER, "processor time over wall time in the measured part: cores kept busy" },
+    { "harness_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "what the harness itself costs a case: process start to exit, less the work" },
+
+    /* memory: requested bytes, exact */
+    { "peak_requested_fast_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "peak of what the engine asked for on the fast tier" },
+    { "peak_requested_slow_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "the same on the slow tier" },
+    { "peak_TAG_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "the tag's own peak on the fast tier, whenever it was" },
+    { "peak_slow_TAG_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "the tag's own peak on the slow tier" },
+    { "at_peak_TAG_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "what the tag held when the fast tier's total peaked" },
+    { "predicted_peak_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "peak_requested_fast_bytes as predicted from the configuration" },
+    { "predicted_TAG_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "peak_TAG_bytes as predicted from the configuration" },
+    { "prediction_error_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "sum of |measured - predicted| over the tags and the total" },
+    { "allocation_count", "", METRIC_EXACT, DIRECTION_LOWER, "allocations that the engine made" },
+    { "leaked_blocks", "", METRIC_EXACT, DIRECTION_LOWER, "blocks still live after everything was closed" },
+
+    /* memory: as the pool and the system see it */
+    { "peak_reserved_fast_bytes", "bytes", METRIC_SYSTEM, DIRECTION_LOWER, "what the pool held from the system on the fast tier, cached blocks included" },
+    { "peak_reserved_slow_bytes", "bytes", METRIC_SYSTEM, DIRECTION_LOWER, "the same on the slow tier" },
+    { "peak_rss_bytes", "bytes", METRIC_SYSTEM, DIRECTION_LOWER, "peak resident set of the worker process, mapped files included" },
+
+    /* work done, exact */
+    { "dequant_chunks", "", METRIC_EXACT, DIRECTION_LOWER, "pieces of weights expanded" },
+    { "dequantised_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "bytes of expanded weights written" },
+    { "weight_bytes_read", "bytes", METRIC_EXACT, DIRECTION_LOWER, "stored weight bytes read by linear layers" },
+    { "fused_calls", "", METRIC_EXACT, DIRECTION_NONE, "linear layers run by the fused kernel" },
+    { "chunked_calls", "", METRIC_EXACT, DIRECTION_NONE, "linear layers run by expanding and BLAS" },
+    { "attention_chunks", "", METRIC_EXACT, DIRECTION_NONE, "pieces of the attention matrix" },
+    { "forward_chunks", "", METRIC_EXACT, DIRECTION_NONE, "pieces of at most max_input_len tokens" },
+    { "generated_tokens", "tokens", METRIC_EXACT, DIRECTION_NONE, "tokens generated" },
+    { "scored_tokens", "tokens", METRIC_EXACT, DIRECTION_NONE, "tokens that the perplexity is over" },
+
+    /* the output itself */
+    { "output_digest", "", METRIC_EXACT, DIRECTION_NONE, "digest of the greedy token ids" },
+    { "logits_digest", "", METRIC_EXACT, DIRECTION_NONE, "digest of the logits' bits, for one ISA, BLAS core and thread count" },
+    { "perplexity", "", METRIC_BOUNDED, DIRECTION_LOWER, "exp of the mean negative log-likelihood" },
+    { NULL, NULL, METRIC_EXACT, DIRECTION_NONE, NULL }
+};
+
+const struct metric_row *metric_rows(void)
+{
+    return rows;
+}
+
+/* True when `name` is `pattern` with TAG replaced by the name of a memory tag. */
+static bool matches_tag_pattern(const char *name, const char *pattern)
+{
+    const char *hole = strstr(pattern, "TAG");
+    size_t before, after, length = strlen(name);
+
+    if (!hole)
+        return false;
+    before = (size_t)(hole - pattern);
+    after = strlen(hole + 3);
+    if (length <= before + after || strncmp(name, pattern, before) != 0 ||
+        strcmp(name + length - after, hole + 3) != 0)
+        return false;
+    for (int tag = 0; tag < PLIM_TAG_COUNT; tag++) {
+        const char *text = plim_tag_name((enum plim_tag)tag);
+
+        if (strlen(text) == length - before - after && strncmp(name + before, text, strlen(text)) == 0)
+            return true;
+    }
+    return false;
+}
+
+const struct metric_row *metric_find(const char *name)
+{
+    for (const struct metric_row *row = rows; row->name; row++)
+        if (strcmp(row->name, name) == 0 && !strstr(row->name, "TAG"))
+            return row;
+    for (const struct metric_row *row = rows; row->name; row++)
+        if (matches_tag_pattern(name, row->name))
+            return row;
+    return NULL;
+}
+
+const char *metric_nearest(const char *name)
+{
+    /* Every plain name and every tag filled into every pattern. */
+    enum { NAME_LIMIT = 256, NAME_SIZE = 64 };
+    static char filled[NAME_LIMIT][NAME_SIZE];
+    const char *names[NAME_LIMIT + 1];
+    size_t count = 0;
+
+    for (const struct metric_row *row = rows; row->name; row++) {
+        const char *hole = strstr(row->name, "TAG");
+
+        for (int tag = 0; tag < (hole ? PLIM_TAG_COUNT : 1) && count < NAME_LIMIT; tag++) {
+            if (hole)
+                snprintf(filled[count], NAME_SIZE, "%.*s%s%s", (int)(hole - row->name), row->name,
+                         plim_tag_name((enum plim_tag)tag), hole + 3);
+            else
+                snprintf(filled[count], NAME_SIZE, "%s", row->name);
+            names[count] = filled[count];
+            count++;
+        }
+    }
+    names[count] = NULL;
+    return plim_nearest_name(name, names);
+}
+
+struct metric *metric_of_case(struct result_case *c, const char *name, struct plim_err *err)
+{
+    struct metric *metric = case_find_metric(c, name);
+    const struct metric_row *row = metric ? NULL : metric_find(name);
+
+    if (metric)
+        return metric;
+    if (!row) {
+        plim_err_set(err, PLIM_ERR_INTERNAL, "metric %s is not in the table", name);
+        return NULL;
+    }
+    return case_add_metric(c, name, row->unit, row->class, row->direction, err);
+}

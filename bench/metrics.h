@@ -1,0 +1,34 @@
+#ifndef PLIM_METRICS_H
+#define PLIM_METRICS_H
+
+/*
+ * The metrics that this program measures: name, unit, class, direction and one line of help, in one table.
+ *
+ * A row whose name contains TAG stands for one metric a memory tag: peak_TAG_bytes is peak_weights_bytes,
+ * peak_kv_cache_bytes, and so on. Metrics of workers from other builds need not be in the table (they describe
+ * themselves on the wire); suites may only name metrics that are.
+ */
+
+#include "result.h"
+
+struct metric_row {
+    const char *name;
+    const char *unit;
+    enum metric_class class;
+    enum metric_direction direction;
+    const char *help;
+};
+
+/* The rows, ended by a NULL name. */
+const struct metric_row *metric_rows(void);
+
+/* The row that describes `name`, TAG filled in; NULL when there is none. */
+const struct metric_row *metric_find(const char *name);
+
+/* The valid name nearest to a misspelt one, or NULL. */
+const char *metric_nearest(const char *name);
+
+/* The metric `name` of a case, added from its row if it isn't there. The name must be in the table. */
+struct metric *metric_of_case(struct result_case *c, const char *name, struct plim_err *err);
+
+#endif
