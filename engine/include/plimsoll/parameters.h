@@ -58,7 +58,8 @@ struct plim_parameter_row {
     const char *unit;             /* "elements", "tokens", ..., or "" */
     int64_t default_count;        /* counts, switches (0, 1), choices (index); -1: decided at run time, see help */
     int64_t low, high;            /* inclusive range of a count */
-    const char *const *choices;   /* NULL-terminated names of a choice */
+    const char *const *choices;   /* NULL-terminated names of a choice; of a text: the values allowed besides "" */
+    const char *const *choices_unavailable;   /* NULL, or for each choice: NULL, or why it is refused */
     const char *help;             /* one line */
     const char *origin;           /* where the technique comes from */
     const char *unavailable;      /* NULL, or why setting it is refused */
@@ -82,7 +83,10 @@ int plim_parameter_find(const char *name, enum plim_parameter *out, struct plim_
 
 void plim_parameters_default(struct plim_parameters *parameters);
 
-/* Sets one value from text ("512Mi", "on", "gated"). Refuses bad values and unavailable rows. */
+/*
+ * Sets one value from text ("512Mi", "on", "gated"; "auto" for a count that is decided at run time). Refuses bad values,
+ * unavailable rows and unavailable choices.
+ */
 int plim_parameters_set(struct plim_parameters *parameters, const char *name, const char *text, struct plim_err *err);
 
 /*
