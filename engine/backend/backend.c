@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "cpu/blas.h"
 #include "cpu/cpu.h"
 #include "null/null.h"
 
@@ -62,4 +63,9 @@ void backend_close(struct backend *backend)
     if (backend->ops)
         backend->ops->close(backend);
     *backend = (struct backend){ 0 };
+}
+
+void backend_blas_describe(char *library, size_t library_size, char *core, size_t core_size)
+{
+    blas_describe(library, library_size, core, core_size);
 }

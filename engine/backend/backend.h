@@ -68,6 +68,7 @@ struct backend_counters {
 
 struct backend_ops {
     const char *name;
+    bool unified_memory;              /* device memory is ordinary memory: the host may read and write it in place */
 
     int (*open)(struct backend *backend, struct plim_err *err);
     void (*close)(struct backend *backend);
@@ -149,6 +150,9 @@ void backend_close(struct backend *backend);
 /* Names that this build has, NULL-terminated. */
 const char *const *backend_names(void);
 
+/* The BLAS behind the CPU backend and the core type that it chose. */
+void backend_blas_describe(char *library, size_t library_size, char *core, size_t core_size);
+
 /* ---- prediction: what an operation allocates, from shapes alone, before anything is loaded ---- */
 
 /* A linear layer by its shape. */
@@ -177,6 +181,8 @@ struct attention_scratch {
 };
 
 struct backend_predict_ops {
+    /* What `open` keeps (tag metadata). */
+    size_t (*open_bytes)(const struct plim_parameters *parameters);
     /* Owned bytes (tag weights) and mapped bytes of a ready matrix. */
     size_t (*matrix_bytes)(const struct linear_shape *shape, const struct plim_parameters *parameters);
     size_t (*matrix_mapped_bytes)(const struct linear_shape *shape);

@@ -83,8 +83,15 @@ static int cpu_download(struct backend *backend, void *host, const void *device,
     return 0;
 }
 
+static size_t cpu_open_bytes(const struct plim_parameters *parameters)
+{
+    (void)parameters;
+    return sizeof(struct cpu_backend);
+}
+
 const struct backend_ops cpu_backend_ops = {
     .name = "cpu",
+    .unified_memory = true,
     .open = cpu_open,
     .close = cpu_close,
     .matrix_init = cpu_matrix_init,
@@ -103,6 +110,7 @@ const struct backend_ops cpu_backend_ops = {
 };
 
 const struct backend_predict_ops cpu_backend_predict_ops = {
+    .open_bytes = cpu_open_bytes,
     .matrix_bytes = cpu_matrix_bytes,
     .matrix_mapped_bytes = cpu_matrix_mapped_bytes,
     .linear_scratch = cpu_linear_scratch,

@@ -97,8 +97,14 @@ static int null_copy_out(struct backend *backend, void *host, const void *device
     return 0;
 }
 
+static size_t null_open_bytes(const struct plim_parameters *parameters)
+{
+    return 0;
+}
+
 const struct backend_ops null_backend_ops = {
     .name = "null",
+    .unified_memory = true,
     .open = null_open,
     .close = null_close,
     .matrix_init = null_matrix_init,
@@ -139,6 +145,7 @@ static struct attention_scratch null_attention_scratch(const struct attention_sh
 }
 
 const struct backend_predict_ops null_backend_predict_ops = {
+    .open_bytes = null_open_bytes,
     .matrix_bytes = null_matrix_bytes,
     .matrix_mapped_bytes = null_matrix_mapped_bytes,
     .linear_scratch = null_linear_scratch,

@@ -8,7 +8,7 @@
  *     plim_engine_open(&engine, "cpu", &parameters, NULL, &err);
  *     plim_model_load(&model, engine, "models/tiny", &err);
  *     plim_session_open(&session, model, &(struct plim_session_options){ .context_tokens = 4096 }, &err);
- *     plim_session_forward(session, ids, count, &last_row, &err);
+ *     plim_session_forward(session, ids, count, &forward, &err);
  *
  * Ownership runs the same way: a session borrows its model, a model its engine; close them in reverse order.
  * Threads: one engine and all that hangs on it belongs to one thread at a time (it uses its own team inside).
@@ -73,7 +73,7 @@ struct plim_model_info {
     size_t hidden_size, intermediate_size, layer_count, head_count, kv_head_count, head_dim, vocab_size;
     size_t max_positions;
     uint64_t file_bytes;              /* of all tensor files */
-    uint64_t layer_weight_bytes;      /* linear weights of the decoder layers as stored */
+    uint64_t layer_weight_bytes;      /* linear weights of the decoder layers as stored, without biases */
     uint64_t head_weight_bytes;       /* the output head as stored (the embedding, when tied and dense) */
     uint64_t layer_parameters;        /* elements of the decoder layers' linear weights */
     uint64_t head_parameters;
@@ -99,7 +99,7 @@ int plim_model_inspect(const char *directory, struct plim_model_info *out, struc
 /* ---- session ---- */
 
 struct plim_session_options {
-    size_t context_tokens;    /* capacity of the KV cache; 0: the model's max_positions */
+    size_t context_tokens;    /* capacity of the KV cache, at most the model's max_positions; 0: all of them */
 };
 
 int plim_session_open(struct plim_session **session, struct plim_model *model,
@@ -123,8 +123,17 @@ typedef int plim_logits_callback(void *context, size_t first_position, size_t ro
 enum plim_logits_rows {
     PLIM_LOGITS_NONE,   /* fill the cache only */
     PLIM_LOGITS_LAST,   /* of the last token */
-    PLIM_LOGITS_ALL     /* of every token, in pieces: never more rows at once than a chunk, and bounded by logits_rows */
+    PLIM_LOGITS_ALL     /* of every token, in pieces of plim_logits_piece_rows */
 };
+
+/*
+ * What the logits of one piece may take. 64 MiB are 130 rows of a vocabulary of 128 Ki: enough that the head's weights,
+ * which are expanded again for each piece, cost less than the multiplication.
+ */
+#define PLIM_LOGITS_BYTES ((size_t)64 << 20)
+
+/* Rows of logits held at once when `rows` rows are wanted: within PLIM_LOGITS_BYTES, at least one. */
+size_t plim_logits_piece_rows(size_t vocab_size, size_t rows);
 
 struct plim_forward {
     enum plim_logits_rows rows;
@@ -149,6 +158,7 @@ struct plim_plan_request {
     size_t past;
     size_t decode_tokens;         /* one-token calls after it; 0: none */
     enum plim_logits_rows rows;   /* of the prompt call; decode calls use PLIM_LOGITS_LAST */
+    uint64_t held_bytes[PLIM_TAG_COUNT];  /* what the caller holds in the pool meanwhile: a sampler, a tokenizer */
 };
 
 /* Predicted bytes on the fast tier (the CPU backend's inference uses no slow tier). */
@@ -160,7 +170,7 @@ struct plim_plan {
 
 /*
  * Predicts peak memory from config.json, the files' headers and the parameters, by formula, without loading. Equal to
- * what the pool will count, to the byte.
+ * what the pool will count, to the byte, if `directory` is spelled as it will be for loading (metadata holds paths).
  */
 int plim_predict(const char *directory, const char *backend, const struct plim_parameters *parameters,
                  const struct plim_plan_request *request, struct plim_plan *out, struct plim_err *err);

@@ -1,0 +1,75 @@
+#ifndef PLIM_MODEL_H
+#define PLIM_MODEL_H
+
+/*
+ * What an engine, a model and a session are made of. Private to model/; everybody else uses plimsoll/engine.h.
+ *
+ * One decoder layer (pre-norm transformer; the bracketed steps only where the architecture has them):
+ *
+ *     hidden += [post_norm] o_proj(attention([head_norm + ] rope(q), rope(k), v)),   q, k, v = proj(norm(hidden))
+ *     hidden += [post_norm] down_proj(act(gate_proj(x)) * up_proj(x)),               x       = norm(hidden)
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backend.h"
+#include "model_files.h"
+#include "plimsoll/engine.h"
+#include "plimsoll/units.h"
+#include "rope_table.h"
+#include "threads.h"
+
+struct plim_engine {
+    struct plim_pool *pool;
+    struct threads *threads;
+    struct plim_parameters parameters;
+    struct backend backend;
+    uint64_t forward_chunks;
+};
+
+struct layer {
+    struct matrix matrix[LAYER_MATRIX_COUNT];
+    const float *norm[LAYER_NORM_COUNT];    /* device, inside plim_model.norms; NULL: this architecture has none */
+    struct attention_shape attention;
+    const struct rope *rope;                /* one of plim_model.rope */
+    char attention_scope[32];               /* "layers.3.attention", for the pool's reports */
+    char mlp_scope[32];
+};
+
+struct plim_model {
+    struct plim_engine *engine;             /* borrowed */
+    struct model_files files;
+    struct plim_model_info info;
+    struct layer *layers;                   /* [layer_count] */
+    const struct tensor *embedding;         /* [vocab_size, hidden_size], mapped */
+    float *norms;                           /* device; every norm's weights, one block */
+    const float *final_norm;                /* [hidden_size], inside norms */
+    struct matrix head;
+    struct rope rope;                       /* of global layers */
+    struct rope rope_local;                 /* of local layers, where it differs; else unused */
+    size_t mapped_bytes;                    /* of the embedding, where the head does not count it already */
+};
+
+struct plim_session {
+    struct plim_model *model;               /* borrowed */
+    size_t context_tokens;                  /* capacity */
+    size_t position;                        /* tokens that are valid */
+    uint16_t *cache;                        /* device fp16 [layer_count][keys, values][context_tokens][kv_width] */
+};
+
+/* A layer's keys and values in the cache: [context_tokens, kv_head_count * head_dim] fp16 each. */
+uint16_t *session_keys(const struct plim_session *session, size_t layer);
+uint16_t *session_values(const struct plim_session *session, size_t layer);
+
+/*
+ * Parts of the activations block start at multiples of 64 bytes, as the pool's own blocks do, so that no kernel meets
+ * a row that straddles a cache line more than it must.
+ */
+static inline size_t activation_pad(size_t elements)
+{
+    return plim_round_up(elements, PLIM_POOL_ALIGN / sizeof(float));
+}
+
+#endif

@@ -1,0 +1,320 @@
+/* Loading: a checked directory becomes matrices and norms that the backend can use. Order: cheap checks first. */
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "half.h"
+#include "model.h"
+
+static struct plim_pool *pool_of(const struct plim_model *model)
+{
+    return model->engine->pool;
+}
+
+static const struct model_config *config_of(const struct plim_model *model)
+{
+    return &model->files.config;
+}
+
+/* ---- weights are numbers ---- */
+
+/* The element as fp32; the data may be unaligned. */
+static float element(const struct tensor *tensor, size_t index)
+{
+    const uint8_t *at = (const uint8_t *)tensor->data + index * dtype_bytes(tensor->dtype);
+    uint16_t half;
+    float value;
+
+    if (tensor->dtype == DTYPE_F32) {
+        memcpy(&value, at, sizeof value);
+        return value;
+    }
+    memcpy(&half, at, sizeof half);
+    return tensor->dtype == DTYPE_F16 ? half_to_float(half) : bfloat_to_float(half);
+}
+
+static int not_finite(const struct tensor *tensor, size_t index, struct plim_err *err)
+{
+    return plim_err_input(err, "%s: tensor %s: element %zu is %g, expected a finite number", tensor->file, tensor->name,
+                          index, (double)element(tensor, index));
+}
+
+/* A float of any width is a number unless its exponent bits are all ones; the loops are plain so that they vectorise. */
+#define BLOCK_ELEMENTS 4096
+
+static bool block_is_finite(const struct tensor *tensor, size_t begin, size_t count)
+{
+    const uint8_t *data = (const uint8_t *)tensor->data + begin * dtype_bytes(tensor->dtype);
+    unsigned bad = 0;
+
+    if (tensor->dtype == DTYPE_F32) {
+        for (size_t i = 0; i < count; i++) {
+            uint32_t bits;
+            memcpy(&bits, data + i * sizeof bits, sizeof bits);
+            bad |= (bits & 0x7f800000u) == 0x7f800000u;
+        }
+        return !bad;
+    }
+    unsigned exponent = tensor->dtype == DTYPE_F16 ? 0x7c00u : 0x7f80u;
+    for (size_t i = 0; i < count; i++) {
+        uint16_t bits;
+        memcpy(&bits, data + i * sizeof bits, sizeof bits);
+        bad |= (bits & exponent) == exponent;
+    }
+    return !bad;
+}
+
+struct finite_scan {
+    const struct tensor *tensor;
+    _Atomic size_t first_bad_block;
+};
+
+static void scan_blocks(void *context, size_t begin, size_t end, int thread)
+{
+    struct finite_scan *scan = context;
+    (void)thread;
+
+    for (size_t block = begin; block < end; block++) {
+        size_t first = block * BLOCK_ELEMENTS;
+        size_t count = plim_min(BLOCK_ELEMENTS, scan->tensor->element_count - first);
+        if (block_is_finite(scan->tensor, first, count))
+            continue;
+        size_t seen = atomic_load(&scan->first_bad_block);
+        while (block < seen && !atomic_compare_exchange_weak(&scan->first_bad_block, &seen, block))
+            continue;
+        return;
+    }
+}
+
+static int check_finite(struct threads *threads, const struct tensor *tensor, struct plim_err *err)
+{
+    struct finite_scan scan = { .tensor = tensor, .first_bad_block = SIZE_MAX };
+
+    threads_run(threads, plim_ceil_div(tensor->element_count, BLOCK_ELEMENTS), 16, scan_blocks, &scan);
+    size_t block = atomic_load(&scan.first_bad_block);
+    if (block == SIZE_MAX)
+        return 0;
+    size_t index = block * BLOCK_ELEMENTS;
+    while (isfinite(element(tensor, index)))
+        index++;
+    return not_finite(tensor, index, err);
+}
+
+/* ---- norms ---- */
+
+/*
+ * Head norms of an EXL2 directory are repeated for each head; they came from one row, so one row is what is kept. A
+ * file whose rows differ is a model that this engine does not know.
+ */
+static int check_rows_repeat(const struct tensor *tensor, size_t width, struct plim_err *err)
+{
+    size_t row_bytes = width * dtype_bytes(tensor->dtype);
+    const uint8_t *data = tensor->data;
+
+    for (size_t row = 1; row * row_bytes < tensor->bytes; row++) {
+        if (memcmp(data, data + row * row_bytes, row_bytes) != 0)
+            return plim_err_input(err, "%s: tensor %s: head %zu has other weights than head 0, expected the same",
+                                  tensor->file, tensor->name, row);
+    }
+    return 0;
+}
+
+/* Widens a norm to fp32 at `device`, in pieces through the stack. */
+static int load_norm(struct plim_model *model, const struct tensor *tensor, size_t width, float *device,
+                     struct plim_err *err)
+{
+    struct backend *backend = &model->engine->backend;
+    float piece[1024];
+
+    if (check_rows_repeat(tensor, width, err) < 0)
+        return -1;
+    for (size_t done = 0; done < width; done += sizeof piece / sizeof *piece) {
+        size_t n = plim_min(sizeof piece / sizeof *piece, width - done);
+        for (size_t i = 0; i < n; i++) {
+            piece[i] = element(tensor, done + i);
+            if (!isfinite(piece[i]))
+                return not_finite(tensor, done + i, err);
+        }
+        if (backend->ops->upload(backend, device + done, piece, n * sizeof *piece, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int load_layer_norms(struct plim_model *model, size_t index, float **next, struct plim_err *err)
+{
+    struct layer *layer = &model->layers[index];
+    const struct tensor *tensor;
+
+    for (int which = 0; which < LAYER_NORM_COUNT; which++) {
+        size_t width = model_norm_width(config_of(model), (enum layer_norm)which);
+        if (model_layer_norm(&tensor, &model->files, index, (enum layer_norm)which, err) < 0)
+            return -1;
+        if (!tensor)
+            continue;
+        if (load_norm(model, tensor, width, *next, err) < 0)
+            return -1;
+        layer->norm[which] = *next;
+        *next += width;
+    }
+    return 0;
+}
+
+/* All norms lie in one block: layer after layer, in the order of the enum, and the final norm. */
+static int load_norms(struct plim_model *model, struct plim_err *err)
+{
+    const struct model_config *c = config_of(model);
+    const struct tensor *final = model_final_norm(&model->files, err);
+    size_t layer_width = 0;
+
+    if (!final)
+        return -1;
+    for (int which = 0; which < LAYER_NORM_COUNT; which++)
+        layer_width += model_norm_width(c, (enum layer_norm)which);
+    size_t elements = c->layer_count * layer_width + c->hidden_size;
+    model->norms = plim_pool_alloc(pool_of(model), PLIM_FAST, PLIM_TAG_WEIGHTS, elements * sizeof *model->norms, err);
+    if (!model->norms)
+        return -1;
+
+    float *next = model->norms;
+    for (size_t i = 0; i < c->layer_count; i++) {
+        if (load_layer_norms(model, i, &next, err) < 0)
+            return -1;
+    }
+    model->final_norm = next;
+    return load_norm(model, final, c->hidden_size, next, err);
+}
+
+/* ---- matrices ---- */
+
+static int load_matrix(struct plim_model *model, struct matrix *matrix, const struct matrix_view *view,
+                       struct plim_err *err)
+{
+    struct backend *backend = &model->engine->backend;
+    return backend->ops->matrix_init(backend, matrix, &view->source, err);
+}
+
+static int load_layer(struct plim_model *model, size_t index, struct plim_err *err)
+{
+    struct layer *layer = &model->layers[index];
+    const struct model_config *c = config_of(model);
+    struct matrix_view view;
+
+    snprintf(layer->attention_scope, sizeof layer->attention_scope, "layers.%zu.attention", index);
+    snprintf(layer->mlp_scope, sizeof layer->mlp_scope, "layers.%zu.mlp", index);
+    layer->attention = model_attention_shape(c, index);
+    layer->rope = model->rope_local.inv_freq && c->layer_is_local[index] ? &model->rope_local : &model->rope;
+    for (int which = 0; which < LAYER_MATRIX_COUNT; which++) {
+        if (model_layer_matrix(&view, &model->files, index, (enum layer_matrix)which, err) < 0 ||
+            load_matrix(model, &layer->matrix[which], &view, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int load_head(struct plim_model *model, struct plim_err *err)
+{
+    struct matrix_view view;
+
+    if (model_head_matrix(&view, &model->files, err) < 0)
+        return -1;
+    return load_matrix(model, &model->head, &view, err);
+}
+
+/* A head that is the embedding has been checked and counted by the backend already. */
+static int load_embedding(struct plim_model *model, struct plim_err *err)
+{
+    model->embedding = model_embedding(&model->files, err);
+    if (!model->embedding)
+        return -1;
+    if (model_head_is_embedding(&model->files))
+        return 0;
+    if (check_finite(model->engine->threads, model->embedding, err) < 0)
+        return -1;
+    model->mapped_bytes = model->embedding->bytes;
+    plim_pool_note_mapped(pool_of(model), (int64_t)model->mapped_bytes);
+    return 0;
+}
+
+static int load_ropes(struct plim_model *model, struct plim_err *err)
+{
+    const struct model_config *c = config_of(model);
+
+    if (rope_init(&model->rope, pool_of(model), &c->rope, c->head_dim, c->max_positions, err) < 0)
+        return -1;
+    if (!model_has_local_rope(c))
+        return 0;
+    return rope_init(&model->rope_local, pool_of(model), &c->rope_local, c->head_dim, c->max_positions, err);
+}
+
+static int load_parts(struct plim_model *model, const char *directory, struct plim_err *err)
+{
+    if (model_files_open(&model->files, pool_of(model), directory, err) < 0)
+        return -1;
+    if (model_files_info(&model->info, &model->files, err) < 0)
+        return -1;
+    model->layers = plim_pool_calloc(pool_of(model), PLIM_FAST, PLIM_TAG_METADATA, model->info.layer_count,
+                                     sizeof *model->layers, err);
+    if (!model->layers)
+        return -1;
+    if (load_ropes(model, err) < 0 || load_norms(model, err) < 0)
+        return -1;
+    for (size_t i = 0; i < model->info.layer_count; i++) {
+        if (load_layer(model, i, err) < 0)
+            return -1;
+    }
+    if (load_head(model, err) < 0)
+        return -1;
+    return load_embedding(model, err);
+}
+
+int plim_model_load(struct plim_model **out, struct plim_engine *engine, const char *directory, struct plim_err *err)
+{
+    struct plim_model *model;
+
+    plim_pool_set_scope(engine->pool, "load");
+    model = plim_pool_calloc(engine->pool, PLIM_FAST, PLIM_TAG_METADATA, 1, sizeof *model, err);
+    if (!model)
+        return plim_err_wrap(err, "loading %s", directory);
+    model->engine = engine;
+    if (load_parts(model, directory, err) < 0) {
+        plim_model_free(model);
+        return plim_err_wrap(err, "loading %s", directory);
+    }
+    *out = model;
+    return 0;
+}
+
+static void release_matrix(struct plim_model *model, struct matrix *matrix)
+{
+    struct backend *backend = &model->engine->backend;
+    if (matrix->impl)
+        backend->ops->matrix_release(backend, matrix);
+}
+
+void plim_model_free(struct plim_model *model)
+{
+    if (!model)
+        return;
+    struct plim_pool *pool = pool_of(model);
+
+    plim_pool_note_mapped(pool, -(int64_t)model->mapped_bytes);
+    release_matrix(model, &model->head);
+    for (size_t i = 0; model->layers && i < model->info.layer_count; i++) {
+        for (int which = 0; which < LAYER_MATRIX_COUNT; which++)
+            release_matrix(model, &model->layers[i].matrix[which]);
+    }
+    plim_pool_free(pool, model->norms);
+    rope_release(&model->rope_local, pool);
+    rope_release(&model->rope, pool);
+    plim_pool_free(pool, model->layers);
+    model_files_close(&model->files);
+    plim_pool_free(pool, model);
+}
+
+void plim_model_info(const struct plim_model *model, struct plim_model_info *out)
+{
+    *out = model->info;
+}

@@ -1,0 +1,283 @@
+/*
+ * Prediction: the peak of a run, per tag, from shapes alone.
+ *
+ * A run is replayed on a ledger, step by step in the engine's order, but with formulas instead of work. The formulas
+ * are written out here and not shared with the code that allocates, so a test that compares the two means something:
+ *
+ *     weights      per matrix what the backend keeps (backend.h), and 4 bytes for each norm weight
+ *     kv_cache     4 * context * layers * kv_heads * head_dim                    (fp16 keys and values)
+ *     activations  4 * T * (2 * hidden + max((heads + 2 kv_heads) * head_dim, 2 * inner) + head_dim [* 2])
+ *                  for a chunk of T tokens, each part rounded up to 64 bytes; T * hidden alone while the head runs
+ *     dequant, workspace, attention    per operation, what the backend says for T rows
+ *     logits       4 * vocab * min(rows, what fits PLIM_LOGITS_BYTES)
+ *     metadata     what reading the files' headers takes (they are read here too), and our own structures
+ */
+
+#include "model.h"
+
+struct ledger {
+    struct plim_plan *plan;
+    uint64_t now[PLIM_TAG_COUNT];
+    uint64_t total;
+};
+
+struct predictor {
+    struct ledger ledger;
+    const struct plim_parameters *parameters;
+    const struct backend_predict_ops *ops;
+    struct plim_pool *pool;            /* for our own reading, not what is predicted */
+    struct model_files files;
+    struct linear_shape *shapes;       /* [layer_count][LAYER_MATRIX_COUNT], then the head's */
+};
+
+/* ---- ledger ---- */
+
+static void take(struct predictor *p, enum plim_tag tag, uint64_t bytes)
+{
+    struct ledger *l = &p->ledger;
+
+    l->now[tag] += bytes;
+    if (l->now[tag] > l->plan->tag_peak_bytes[tag])
+        l->plan->tag_peak_bytes[tag] = l->now[tag];
+    if (tag == PLIM_TAG_WEIGHTS_MAPPED)
+        return;
+    l->total += bytes;
+    if (l->total > l->plan->peak_bytes) {
+        l->plan->peak_bytes = l->total;
+        for (int i = 0; i < PLIM_TAG_COUNT; i++)
+            l->plan->peak_tag_bytes[i] = l->now[i];
+    }
+}
+
+static void give(struct predictor *p, enum plim_tag tag, uint64_t bytes)
+{
+    p->ledger.now[tag] -= bytes;
+    if (tag != PLIM_TAG_WEIGHTS_MAPPED)
+        p->ledger.total -= bytes;
+}
+
+/* Two kinds of temporary that an operation holds at once. */
+static void touch(struct predictor *p, enum plim_tag a, uint64_t a_bytes, enum plim_tag b, uint64_t b_bytes)
+{
+    take(p, a, a_bytes);
+    take(p, b, b_bytes);
+    give(p, b, b_bytes);
+    give(p, a, a_bytes);
+}
+
+/* ---- loading ---- */
+
+static struct linear_shape shape_of(const struct matrix_view *view)
+{
+    const struct linear_source *source = &view->source;
+    return (struct linear_shape){
+        .is_exl2 = source->is_exl2,
+        .dtype = source->dtype,
+        .in_features = source->in_features,
+        .out_features = source->out_features,
+        .stored_out_features = view->stored_out_features,
+        .group_count = source->exl2.group_count,
+        .word_rows = source->exl2.word_rows,
+        .has_bias = source->bias != NULL,
+        .prescale = source->prescale,
+    };
+}
+
+static size_t shape_count(const struct predictor *p)
+{
+    return p->files.config.layer_count * LAYER_MATRIX_COUNT + 1;
+}
+
+static int read_shapes(struct predictor *p, struct plim_err *err)
+{
+    struct matrix_view view;
+    size_t head = shape_count(p) - 1;
+
+    p->shapes = plim_pool_calloc(p->pool, PLIM_FAST, PLIM_TAG_METADATA, shape_count(p), sizeof *p->shapes, err);
+    if (!p->shapes)
+        return -1;
+    for (size_t i = 0; i < head; i++) {
+        if (model_layer_matrix(&view, &p->files, i / LAYER_MATRIX_COUNT, (enum layer_matrix)(i % LAYER_MATRIX_COUNT),
+                               err) < 0)
+            return -1;
+        p->shapes[i] = shape_of(&view);
+    }
+    if (model_head_matrix(&view, &p->files, err) < 0)
+        return -1;
+    p->shapes[head] = shape_of(&view);
+    return 0;
+}
+
+/* Opens the files in a pool of our own, whose counters then say what the headers take in the engine's. */
+static int read_files(struct predictor *p, const char *directory, struct plim_err *err)
+{
+    struct plim_pool_stats stats;
+
+    if (model_files_open(&p->files, p->pool, directory, err) < 0)
+        return -1;
+    plim_pool_stats(p->pool, &stats);
+    uint64_t held = stats.current[PLIM_FAST].total_bytes, peak = stats.peak[PLIM_FAST].total_bytes;
+    take(p, PLIM_TAG_METADATA, peak);
+    give(p, PLIM_TAG_METADATA, peak - held);
+    return read_shapes(p, err);
+}
+
+static int plan_load(struct predictor *p, const char *directory, struct plim_err *err)
+{
+    const struct model_config *c = &p->files.config;
+    uint64_t norm_width = 0;
+
+    take(p, PLIM_TAG_METADATA, sizeof(struct plim_engine));
+    take(p, PLIM_TAG_METADATA, p->ops->open_bytes(p->parameters));
+    take(p, PLIM_TAG_METADATA, sizeof(struct plim_model));
+    if (read_files(p, directory, err) < 0)
+        return -1;
+    const struct tensor *embedding = model_embedding(&p->files, err);
+    if (!embedding)
+        return -1;
+
+    take(p, PLIM_TAG_METADATA, c->layer_count * sizeof(struct layer));
+    take(p, PLIM_TAG_METADATA, c->head_dim / 2 * sizeof(double) * (model_has_local_rope(c) ? 2 : 1));
+    norm_width = 2 * c->hidden_size + (c->head_norm ? 2 * c->head_dim : 0) + (c->post_norms ? 2 * c->hidden_size : 0);
+    take(p, PLIM_TAG_WEIGHTS, 4 * (c->layer_count * norm_width + c->hidden_size));
+    for (size_t i = 0; i < shape_count(p); i++) {
+        take(p, PLIM_TAG_WEIGHTS, p->ops->matrix_bytes(&p->shapes[i], p->parameters));
+        take(p, PLIM_TAG_WEIGHTS_MAPPED, p->ops->matrix_mapped_bytes(&p->shapes[i]));
+    }
+    if (!model_head_is_embedding(&p->files))
+        take(p, PLIM_TAG_WEIGHTS_MAPPED, embedding->bytes);
+    return 0;
+}
+
+/* ---- running ---- */
+
+static void plan_linear(struct predictor *p, const struct linear_shape *shape, size_t rows)
+{
+    struct linear_scratch s = p->ops->linear_scratch(shape, rows, p->parameters);
+    touch(p, PLIM_TAG_DEQUANT, s.dequant_bytes, PLIM_TAG_WORKSPACE, s.workspace_bytes);
+}
+
+static void plan_attention(struct predictor *p, size_t layer, size_t past, size_t rows)
+{
+    struct attention_shape shape = model_attention_shape(&p->files.config, layer);
+    struct attention_scratch s = p->ops->attention_scratch(&shape, past, rows, p->parameters);
+    touch(p, PLIM_TAG_ATTENTION, s.attention_bytes, PLIM_TAG_WORKSPACE, s.workspace_bytes);
+}
+
+/* A chunk's scratch: everything but the hidden state. */
+static uint64_t scratch_bytes(const struct model_config *c, size_t rows)
+{
+    uint64_t width[] = { c->hidden_size, c->head_count * c->head_dim, c->kv_head_count * c->head_dim,
+                         c->intermediate_size, c->head_dim };
+    uint64_t bytes[5];
+
+    for (int i = 0; i < 5; i++)
+        bytes[i] = (rows * width[i] * 4 + 63) / 64 * 64;
+    uint64_t attention = bytes[1] + 2 * bytes[2], mlp = 2 * bytes[3];
+    return bytes[0] + (attention > mlp ? attention : mlp) + bytes[4] * (model_has_local_rope(c) ? 2 : 1);
+}
+
+/* `same_rows`: the linear layers need what they needed for the chunk before, so only attention may need more. */
+static void plan_decoder(struct predictor *p, size_t past, size_t rows, bool same_rows)
+{
+    const struct linear_shape *shape = p->shapes;
+
+    for (size_t layer = 0; layer < p->files.config.layer_count; layer++) {
+        for (int which = 0; which < LAYER_MATRIX_COUNT; which++, shape++) {
+            if (which == MATRIX_O)
+                plan_attention(p, layer, past, rows);
+            if (!same_rows)
+                plan_linear(p, shape, rows);
+        }
+    }
+}
+
+static void plan_head(struct predictor *p, size_t rows)
+{
+    uint64_t vocab = p->files.config.vocab_size;
+    uint64_t fit = PLIM_LOGITS_BYTES / (4 * vocab);
+    uint64_t piece = rows < fit ? rows : fit ? fit : 1;
+
+    take(p, PLIM_TAG_LOGITS, 4 * vocab * piece);
+    for (size_t done = 0; done < rows; done += piece)
+        plan_linear(p, &p->shapes[shape_count(p) - 1], plim_min(piece, rows - done));
+    give(p, PLIM_TAG_LOGITS, 4 * vocab * piece);
+}
+
+/* One call of plim_session_forward. `repeated`: only `past` differs from the call before. */
+static void plan_forward(struct predictor *p, size_t past, size_t count, enum plim_logits_rows rows, bool repeated)
+{
+    const struct model_config *c = &p->files.config;
+    size_t chunk_rows = plim_min(count, (size_t)p->parameters->count[PLIM_MAX_INPUT_LEN]);
+    uint64_t hidden = 4 * (uint64_t)chunk_rows * c->hidden_size, scratch = 0;
+    size_t last_n = 0;
+
+    take(p, PLIM_TAG_ACTIVATIONS, hidden);
+    for (size_t done = 0, n; done < count; done += n) {
+        n = plim_min(chunk_rows, count - done);
+        if (!scratch) {
+            scratch = scratch_bytes(c, n);
+            take(p, PLIM_TAG_ACTIVATIONS, scratch);
+        }
+        plan_decoder(p, past + done, n, repeated || n == last_n);
+        last_n = n;
+        if (rows == PLIM_LOGITS_NONE || (rows == PLIM_LOGITS_LAST && done + n < count))
+            continue;
+        give(p, PLIM_TAG_ACTIVATIONS, scratch);
+        scratch = 0;
+        plan_head(p, rows == PLIM_LOGITS_ALL ? n : 1);
+    }
+    give(p, PLIM_TAG_ACTIVATIONS, hidden + scratch);
+}
+
+static int plan_run(struct predictor *p, const struct plim_plan_request *request, struct plim_err *err)
+{
+    const struct model_config *c = &p->files.config;
+    size_t tokens = request->past + request->prompt_tokens + request->decode_tokens;
+
+    if (request->context_tokens == 0)
+        return 0;
+    if (request->context_tokens > c->max_positions)
+        return plim_err_input(err, "context of %zu tokens: the model has %zu positions", request->context_tokens,
+                              c->max_positions);
+    if (tokens > request->context_tokens)
+        return plim_err_input(err, "a run of %zu tokens does not fit a context of %zu", tokens,
+                              request->context_tokens);
+
+    take(p, PLIM_TAG_METADATA, sizeof(struct plim_session));
+    take(p, PLIM_TAG_KV_CACHE,
+         4 * (uint64_t)request->context_tokens * c->layer_count * c->kv_head_count * c->head_dim);
+    for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
+        take(p, (enum plim_tag)tag, request->held_bytes[tag]);
+    if (request->prompt_tokens > 0)
+        plan_forward(p, request->past, request->prompt_tokens, request->rows, false);
+    for (size_t i = 0; i < request->decode_tokens; i++)
+        plan_forward(p, request->past + request->prompt_tokens + i, 1, PLIM_LOGITS_LAST, i > 0);
+    return 0;
+}
+
+int plim_predict(const char *directory, const char *backend, const struct plim_parameters *parameters,
+                 const struct plim_plan_request *request, struct plim_plan *out, struct plim_err *err)
+{
+    struct predictor p = { .parameters = parameters, .ops = backend_predict(backend), .ledger.plan = out };
+    int rc = -1;
+
+    *out = (struct plim_plan){ 0 };
+    if (!p.ops)
+        return plim_err_input(err, "this build has no backend \"%s\"", backend);
+    if (plim_pool_open(&p.pool, NULL, err) < 0)
+        return -1;
+    if (plan_load(&p, directory, err) < 0)
+        goto out;
+    if (plan_run(&p, request, err) < 0)
+        goto out;
+    rc = 0;
+
+out:
+    plim_pool_free(p.pool, p.shapes);
+    model_files_close(&p.files);
+    plim_pool_close(p.pool);
+    if (rc < 0)
+        plim_err_wrap(err, "predicting the memory of %s", directory);
+    return rc;
+}
