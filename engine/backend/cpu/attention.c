@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "cpu.h"
+#include "plimsoll/units.h"
 
 #define BLOCK_VECTORS 64     /* R: rows of Q that one packed block of K and V serves */
 #define BLOCK_KEYS    128    /* C, packed: panels of K, V [128, 128] and S take 160 KiB, within the second-level cache */
@@ -46,16 +47,6 @@ struct attention_plan {
     size_t panel_floats;     /* one slot's packed keys and values */
 };
 
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-static size_t divide_up(size_t a, size_t b)
-{
-    return (a + b - 1) / b;
-}
-
 static struct attention_plan plan_make(const struct attention_shape *shape, size_t past, size_t rows,
                                        const struct plim_parameters *parameters)
 {
@@ -66,27 +57,27 @@ static struct attention_plan plan_make(const struct attention_shape *shape, size
         keys = shape->window + rows - 1;
 
     plan.vectors = rows * (shape->head_count / shape->kv_head_count);
-    plan.padded_dim = divide_up(shape->head_dim, PANEL_COLUMNS) * PANEL_COLUMNS;
+    plan.padded_dim = plim_round_up(shape->head_dim, PANEL_COLUMNS);
     plan.slots = cpu_thread_limit(parameters, rows * keys * shape->kv_head_count * shape->head_dim * 2);
-    plan.slots = min_size(plan.slots, min_size(bound, shape->kv_head_count * plan.vectors));
+    plan.slots = plim_min(plan.slots, plim_min(bound, shape->kv_head_count * plan.vectors));
     bound /= plan.slots;
 
     plan.packed = plan.vectors > STREAM_VECTORS && bound >= PANEL_COLUMNS;
     if (plan.packed) {
-        plan.block_vectors = min_size(min_size(BLOCK_VECTORS, plan.vectors), bound / PANEL_COLUMNS);
-        plan.block_keys = min_size(BLOCK_KEYS, bound / plan.block_vectors) / PANEL_COLUMNS * PANEL_COLUMNS;
-        plan.block_keys = min_size(plan.block_keys, divide_up(keys, PANEL_COLUMNS) * PANEL_COLUMNS);
+        plan.block_vectors = plim_min(plim_min(BLOCK_VECTORS, plan.vectors), bound / PANEL_COLUMNS);
+        plan.block_keys = plim_min(BLOCK_KEYS, bound / plan.block_vectors) / PANEL_COLUMNS * PANEL_COLUMNS;
+        plan.block_keys = plim_min(plan.block_keys, plim_round_up(keys, PANEL_COLUMNS));
         plan.panel_floats = plan.block_keys * (shape->head_dim + plan.padded_dim);
     } else {
-        plan.block_vectors = min_size(min_size(STREAM_VECTORS, plan.vectors), bound);
-        plan.block_keys = min_size(min_size(STREAM_KEYS, keys), bound / plan.block_vectors);
+        plan.block_vectors = plim_min(plim_min(STREAM_VECTORS, plan.vectors), bound);
+        plan.block_keys = plim_min(plim_min(STREAM_KEYS, keys), bound / plan.block_vectors);
     }
-    plan.blocks = divide_up(plan.vectors, plan.block_vectors);
+    plan.blocks = plim_ceil_div(plan.vectors, plan.block_vectors);
     plan.units = shape->kv_head_count * plan.blocks;
-    plan.slots = min_size(plan.slots, plan.units);
-    plan.batch = !plan.packed && plan.blocks == 1 ? divide_up(plan.units, plan.slots) : 1;
+    plan.slots = plim_min(plan.slots, plan.units);
+    plan.batch = !plan.packed && plan.blocks == 1 ? plim_ceil_div(plan.units, plan.slots) : 1;
     plan.score_floats = plan.block_vectors * plan.block_keys;
-    plan.state_floats = divide_up(2 * plan.block_vectors * (plan.padded_dim + 1), CACHE_LINE) * CACHE_LINE;
+    plan.state_floats = plim_round_up(2 * plan.block_vectors * (plan.padded_dim + 1), CACHE_LINE);
     return plan;
 }
 
@@ -159,7 +150,7 @@ static struct unit unit_at(const struct attention_job *job, size_t index, float 
     return (struct unit){
         .head = index / plan->blocks,
         .first = first,
-        .count = min_size(plan->block_vectors, plan->vectors - first),
+        .count = plim_min(plan->block_vectors, plan->vectors - first),
         .q = state,
         .o = state + matrix_floats,
         .max = state + 2 * matrix_floats,
@@ -193,8 +184,8 @@ static void unit_softmax(const struct attention_job *job, const struct unit *uni
     const struct attention_plan *plan = job->plan;
     for (size_t r = 0; r < unit->count; r++) {
         struct key_range keys = vector_keys(job, unit->first + r);
-        size_t begin = keys.begin > key ? min_size(keys.begin - key, count) : 0;
-        size_t end = keys.end > key ? min_size(keys.end - key, count) : 0;
+        size_t begin = keys.begin > key ? plim_min(keys.begin - key, count) : 0;
+        size_t end = keys.end > key ? plim_min(keys.end - key, count) : 0;
         float *row = scores + r * plan->block_keys;
         float rescale;
 
@@ -230,7 +221,7 @@ static void unit_step(const struct attention_job *job, const struct unit *unit, 
     }
     float *packed_k = panels, *packed_v = panels + plan->block_keys * dim;
     kernels->pack_keys(k, stride, count, dim, packed_k);
-    kernels->multiply(unit->q, padded, unit->count, packed_k, divide_up(count, PANEL_COLUMNS), dim, 0, scores,
+    kernels->multiply(unit->q, padded, unit->count, packed_k, plim_ceil_div(count, PANEL_COLUMNS), dim, 0, scores,
                       plan->block_keys);
     unit_softmax(job, unit, key, count, scores);
     kernels->pack_values(v, stride, count, dim, packed_v);
@@ -257,7 +248,7 @@ static void batch_run(const struct attention_job *job, size_t first, size_t coun
     for (size_t key = begin; key < end; key += plan->block_keys)
         for (size_t i = 0; i < count; i++) {
             unit = unit_at(job, first + i, workspace + i * plan->state_floats);
-            unit_step(job, &unit, key, min_size(plan->block_keys, end - key), scores, panels);
+            unit_step(job, &unit, key, plim_min(plan->block_keys, end - key), scores, panels);
         }
     for (size_t i = 0; i < count; i++) {
         unit = unit_at(job, first + i, workspace + i * plan->state_floats);
@@ -273,7 +264,7 @@ static void run_slots(void *context, size_t begin, size_t end, int thread)
     for (size_t slot = begin; slot < end; slot++) {
         size_t first = slot * plan->units / plan->slots, last = (slot + 1) * plan->units / plan->slots;
         for (size_t unit = first; unit < last; unit += plan->batch)
-            batch_run(job, unit, min_size(plan->batch, last - unit), job->scores + slot * plan->score_floats,
+            batch_run(job, unit, plim_min(plan->batch, last - unit), job->scores + slot * plan->score_floats,
                       job->workspace + slot * plan_slot_floats(plan));
     }
 }
@@ -284,8 +275,8 @@ static size_t count_pieces(const struct attention_job *job)
     const struct attention_plan *plan = job->plan;
     size_t pieces = 0;
     for (size_t first = 0; first < plan->vectors; first += plan->block_vectors) {
-        size_t last = min_size(first + plan->block_vectors, plan->vectors) - 1;
-        pieces += divide_up(vector_keys(job, last).end - vector_keys(job, first).begin, plan->block_keys);
+        size_t last = plim_min(first + plan->block_vectors, plan->vectors) - 1;
+        pieces += plim_ceil_div(vector_keys(job, last).end - vector_keys(job, first).begin, plan->block_keys);
     }
     return pieces * job->shape->kv_head_count;
 }

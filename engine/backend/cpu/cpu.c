@@ -5,40 +5,42 @@
 #include <string.h>
 
 #include "linear.h"
+#include "plimsoll/units.h"
 
+/* A backend is nothing but its choice of kernels: `impl` is the table, and there is no memory to hold. */
 static int cpu_open(struct backend *backend, struct plim_err *err)
 {
-    struct cpu_backend *cpu;
     enum plim_isa isa;
 
     if (plim_isa_select(&isa, err) < 0)
         return -1;
-    cpu = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_METADATA, sizeof *cpu, err);
-    if (!cpu)
-        return -1;
-    *cpu = (struct cpu_backend){ .isa = isa, .kernels = cpu_kernels_for(isa) };
-    backend->impl = cpu;
+    backend->impl = (void *)(uintptr_t)cpu_kernels_for(isa);
     return 0;
 }
 
 static void cpu_close(struct backend *backend)
 {
-    plim_pool_free(backend->pool, backend->impl);
     backend->impl = NULL;
 }
 
 const struct cpu_kernels *cpu_kernels(const struct backend *backend)
 {
-    return ((const struct cpu_backend *)backend->impl)->kernels;
+    return backend->impl;
 }
 
 enum plim_isa cpu_isa(const struct backend *backend)
 {
-    return ((const struct cpu_backend *)backend->impl)->isa;
+    return cpu_kernels(backend)->isa;
 }
 
 const struct cpu_kernels *cpu_kernels_for(enum plim_isa isa)
 {
+#if defined(__x86_64__)
+    if (isa == PLIM_ISA_AVX512)
+        return &cpu_kernels_avx512;
+    if (isa == PLIM_ISA_AVX2)
+        return &cpu_kernels_avx2;
+#endif
     (void)isa;
     return &cpu_kernels_portable;
 }
@@ -53,7 +55,6 @@ size_t cpu_thread_limit(const struct plim_parameters *parameters, size_t element
 void cpu_run(struct backend *backend, size_t elements, size_t range, size_t grain, threads_body *body, void *context)
 {
     size_t limit = cpu_thread_limit(backend->parameters, elements);
-    size_t grains = (range + grain - 1) / grain;
 
     if (range == 0)
         return;
@@ -63,7 +64,7 @@ void cpu_run(struct backend *backend, size_t elements, size_t range, size_t grai
     }
     /* A team larger than the limit is held to it by a coarser grain. */
     if (limit < (size_t)threads_count(backend->threads))
-        grain *= (grains + limit - 1) / limit;
+        grain *= plim_ceil_div(plim_ceil_div(range, grain), limit);
     threads_run(backend->threads, range, grain, body, context);
 }
 
@@ -86,7 +87,7 @@ static int cpu_download(struct backend *backend, void *host, const void *device,
 static size_t cpu_open_bytes(const struct plim_parameters *parameters)
 {
     (void)parameters;
-    return sizeof(struct cpu_backend);
+    return 0;
 }
 
 const struct backend_ops cpu_backend_ops = {

@@ -18,12 +18,7 @@
 extern const struct backend_ops cpu_backend_ops;
 extern const struct backend_predict_ops cpu_backend_predict_ops;
 
-struct cpu_backend {
-    enum plim_isa isa;
-    const struct cpu_kernels *kernels;
-};
-
-/* What cpu_open put there. */
+/* The kernels that were chosen when the backend was opened, and their instruction set. */
 const struct cpu_kernels *cpu_kernels(const struct backend *backend);
 enum plim_isa cpu_isa(const struct backend *backend);
 

@@ -18,6 +18,8 @@
 #define PANEL_COLUMNS 16
 
 struct cpu_kernels {
+    enum plim_isa isa;
+
     /* out = x * (weight + offset) / sqrt(mean(x^2) + eps), one row; x and out may be the same. */
     void (*rms_norm)(const float *x, const float *weight, float offset, double eps, size_t width, float *out);
 

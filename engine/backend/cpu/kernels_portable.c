@@ -113,9 +113,9 @@ static float softmax_step(float *scores, size_t n, float *max, float *sum)
 {
     float highest = *max;
     for (size_t i = 0; i < n; i++)
-        if (!(scores[i] <= highest))   /* a NaN becomes the maximum, and then every weight */
+        if (scores[i] > highest)
             highest = scores[i];
-    float rescale = exp_plain(*max - highest);
+    float rescale = *max == highest ? 1.0f : exp_plain(*max - highest);
     float piece = 0;
     for (size_t i = 0; i < n; i++) {
         scores[i] = exp_plain(scores[i] - highest);
@@ -178,22 +178,6 @@ static void multiply(const float *a, size_t a_stride, size_t m, const float *pan
             }
 }
 
-const struct cpu_kernels cpu_kernels_portable = {
-    .rms_norm = rms_norm,
-    .rope = rope,
-    .silu_mul = silu_mul,
-    .gelu_tanh_mul = gelu_tanh_mul,
-    .add = add,
-    .scale = scale,
-    .softcap = softcap,
-    .to_half = to_half,
-    .from_half = from_half,
-    .from_bfloat = from_bfloat,
-    .from_float = from_float,
-    .softmax_step = softmax_step,
-    .scores = scores,
-    .values = values,
-    .pack_keys = pack_keys,
-    .pack_values = pack_values,
-    .multiply = multiply,
-};
+#define KERNELS_ISA PLIM_ISA_PORTABLE
+#define KERNELS_NAME cpu_kernels_portable
+#include "kernels_table.h"
