@@ -211,8 +211,10 @@ const struct linear_kernels linear_kernels_portable = {
 
 const struct linear_kernels *linear_kernels(enum plim_isa isa)
 {
-    switch (isa) {
-    default:
-        return &linear_kernels_portable;
-    }
+    static const struct linear_kernels *const kernels[PLIM_ISA_COUNT] = {
+        [PLIM_ISA_PORTABLE] = &linear_kernels_portable,
+        [PLIM_ISA_AVX2] = &linear_kernels_avx2,
+        [PLIM_ISA_AVX512] = &linear_kernels_avx512,
+    };
+    return kernels[isa];
 }
