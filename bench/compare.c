@@ -104,6 +104,7 @@ static bool samples_agree(const struct metric *metric)
 
 static void compare_texts(struct finding *f)
 {
+    f->verdict = VERDICT_PASS;
     for (size_t i = 0; i < f->result->texts.count; i++) {
         const struct fact *now = &f->result->texts.items[i];
         const struct fact *before = facts_find(&f->baseline->texts, now->name);
@@ -114,8 +115,6 @@ static void compare_texts(struct finding *f)
             f->verdict = VERDICT_FAIL;
             say(f, "%.40s became %.40s (%.60s)", before->text, now->text, now->name);
             return;
-        } else if (f->verdict != VERDICT_NEW) {
-            f->verdict = VERDICT_PASS;
         }
     }
 }
@@ -307,6 +306,7 @@ struct comparer {
     const struct compare_policy *policy;
     unsigned scope;            /* classes that the baseline is meant to hold */
     bool same_machine;
+    bool first;                /* the comparison's first baseline: it says which cases are new or missing */
     struct plim_err *err;
 };
 
@@ -458,6 +458,8 @@ static int compare_cases(struct comparer *k, const struct result *baseline, cons
 {
     for (size_t i = 0; i < result->case_count; i++) {
         const struct result_case *after = &result->cases[i], *before = result_find_case(baseline, after->id);
+        if (!before && !k->first)
+            continue;
         if (!before) {
             char detail[240];
             bool has_words = after->outcome != OUTCOME_OK && after->detail && *after->detail;
@@ -469,7 +471,7 @@ static int compare_cases(struct comparer *k, const struct result *baseline, cons
             return -1;
         }
     }
-    for (size_t i = 0; i < baseline->case_count; i++) {
+    for (size_t i = 0; i < baseline->case_count && k->first; i++) {
         if (!result_find_case(result, baseline->cases[i].id) &&
             case_finding(k, &baseline->cases[i], NULL, VERDICT_MISSING, "the result has no such case") < 0)
             return -1;
@@ -512,7 +514,7 @@ int compare_results(struct comparison *comparison, const struct result *baseline
     struct comparer k = { comparison, policy, scope_of(baseline),
                           baseline->machine_class && result->machine_class &&
                               strcmp(baseline->machine_class, result->machine_class) == 0,
-                          err };
+                          comparison->baseline_count == 1, err };
     if (compare_cases(&k, baseline, result) < 0)
         return -1;
     if (comparison->machine_refused)

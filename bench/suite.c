@@ -7,7 +7,7 @@
 
 #include "heap.h"
 #include "plimsoll/file.h"
-#include "plimsoll/process.h"
+#include "share.h"
 #include "suite_parse.h"
 
 struct suite_case *suite_find_case(const struct suite *suite, const char *id)
@@ -103,38 +103,20 @@ void suite_release(struct suite *suite)
 
 /* ---- files ---- */
 
-/* ../share/plimsoll beside the installed program, or the source tree above a build directory. */
-static char *beside_program(const char *relative, const char *name, struct plim_err *err)
-{
-    char *self = plim_self_path(err);
-    char *slash = self ? strrchr(self, '/') : NULL;
-    char *path = NULL;
-
-    if (slash) {
-        *slash = '\0';
-        path = heap_printf(err, "%s/%s/suites/%s.json", self, relative, name);
-    }
-    free(self);
-    return path;
-}
-
 char *suite_locate(const char *name, struct plim_err *err)
 {
-    static const char *const roots[] = { "../share/plimsoll", "../.." };
-    char *path;
+    char *relative, *path;
 
     if (strchr(name, '/') || (strlen(name) > 5 && strcmp(name + strlen(name) - 5, ".json") == 0))
         return heap_strdup(name, err);
-    path = heap_printf(err, "suites/%s.json", name);
-    for (size_t i = 0; path && !plim_path_exists(path) && i < COUNT_OF(roots); i++) {
-        free(path);
-        path = beside_program(roots[i], name, err);
-    }
+    relative = heap_printf(err, "suites/%s.json", name);
+    path = relative ? share_locate(relative, err) : NULL;
     if (path && !plim_path_exists(path)) {
         plim_err_input(err, "no suite \"%s\": there is no suites/%s.json here or beside the program", name, name);
         free(path);
         path = NULL;
     }
+    free(relative);
     return path;
 }
 

@@ -1,0 +1,111 @@
+/* plimsoll compare BASELINE RESULT: two files side by side. */
+
+#include "verb.h"
+
+#include <argp.h>
+#include <stdlib.h>
+
+#include "compare.h"
+
+enum { OPTION_MARKDOWN = 1000, OPTION_JSON, OPTION_EXACT_ONLY, OPTION_TIMINGS, OPTION_STRICT };
+
+struct arguments {
+    const char *baseline, *result;
+    struct comparison_view view;
+    struct compare_policy policy;
+    bool demand_timings, strict;
+};
+
+static const struct argp_option options[] = {
+    { "markdown", OPTION_MARKDOWN, NULL, 0, "Print Markdown, as for a pull request", 0 },
+    { "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
+    { "all", 'a', NULL, 0, "Also show what is unchanged, new or not comparable", 0 },
+    { "exact-only", OPTION_EXACT_ONLY, NULL, 0, "Compare only what holds on every machine", 0 },
+    { "timings", OPTION_TIMINGS, NULL, 0, "Timings must be compared: fail (3) when the machine class differs", 0 },
+    { "strict", OPTION_STRICT, NULL, 0, "Inconclusive (4), stale and missing values (1) are failures", 0 },
+    { 0 }
+};
+
+static error_t parse_option(int key, char *text, struct argp_state *state)
+{
+    struct arguments *a = state->input;
+    switch (key) {
+    case OPTION_MARKDOWN:
+        a->view.format = COMPARISON_MARKDOWN;
+        return 0;
+    case OPTION_JSON:
+        a->view.format = COMPARISON_JSON;
+        return 0;
+    case 'a':
+        a->view.all = true;
+        return 0;
+    case OPTION_EXACT_ONLY:
+        a->policy.classes = COMPARE_PORTABLE;
+        return 0;
+    case OPTION_TIMINGS:
+        a->demand_timings = true;
+        return 0;
+    case OPTION_STRICT:
+        a->strict = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (state->arg_num > 1)
+            argp_error(state, "two files are compared, \"%s\" is a third", text);
+        *(state->arg_num == 0 ? &a->baseline : &a->result) = text;
+        return 0;
+    case ARGP_KEY_END:
+        if (state->arg_num < 2)
+            argp_error(state, "two files are needed: BASELINE and RESULT");
+        if (a->demand_timings && a->policy.classes == COMPARE_PORTABLE)
+            argp_error(state, "--exact-only and --timings exclude each other");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static int compare_files(struct arguments *a, struct plim_err *err)
+{
+    struct result baseline = { 0 }, result = { 0 };
+    struct comparison comparison = COMPARISON_INIT;
+    int status = -1;
+
+    if (result_read(&baseline, a->baseline, err) < 0 || result_read(&result, a->result, err) < 0)
+        goto out;
+    if (compare_results(&comparison, &baseline, &result, &a->policy, err) < 0)
+        goto out;
+    comparison_sort(&comparison);
+    a->view.exit_status = comparison_exit_status(&comparison, a->strict);
+    if (a->demand_timings && comparison.machine_refused)
+        a->view.exit_status = 3;
+    if (comparison_print(&comparison, &a->view, stdout, err) < 0)
+        goto out;
+    status = a->view.exit_status;
+
+out:
+    comparison_release(&comparison);
+    result_release(&baseline);
+    result_release(&result);
+    return status;
+}
+
+int verb_compare(int argc, char **argv)
+{
+    static const struct argp argp = {
+        options, parse_option, "BASELINE RESULT",
+        "Compares two results, or a baseline and a result, worst finding first.\v"
+        "Exit status: 0 no regression, 1 a regression, 2 bad usage or input, 3 the files cannot be compared, 4 "
+        "inconclusive under --strict, 5 a case is broken that was not before.",
+        NULL, NULL, NULL
+    };
+    struct arguments a = { .policy = compare_policy_default() };
+    struct plim_err err = PLIM_ERR_INIT;
+    a.policy.include_ungated = true;   /* at the desk everything is of interest */
+    argp_parse(&argp, argc, argv, 0, NULL, &a);
+    int status = compare_files(&a, &err);
+    if (status < 0) {
+        fprintf(stderr, "plimsoll: %s\n", err.message);
+        status = plim_err_exit_status(&err);
+    }
+    return status;
+}

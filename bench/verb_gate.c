@@ -1,0 +1,117 @@
+/* plimsoll gate RESULT: red or green, against the suite's baselines. */
+
+#include "verb.h"
+
+#include <argp.h>
+#include <stdlib.h>
+
+#include "gate.h"
+#include "share.h"
+
+enum { OPTION_BASELINES = 1000, OPTION_MARKDOWN, OPTION_JSON, OPTION_EXACT_ONLY, OPTION_TIMINGS, OPTION_STRICT };
+
+struct arguments {
+    const char *result;
+    const char *baselines;   /* NULL: ./baselines, or those that came with the program */
+    struct comparison_view view;
+    struct gate_options options;
+    bool strict;
+};
+
+static const struct argp_option options[] = {
+    { "baselines", OPTION_BASELINES, "DIR", 0, "Where the baselines are (default: baselines)", 0 },
+    { "exact-only", OPTION_EXACT_ONLY, NULL, 0, "Gate only what holds on every machine", 0 },
+    { "timings", OPTION_TIMINGS, NULL, 0, "Timings must be gated: fail (3) without a baseline of this machine class", 0 },
+    { "strict", OPTION_STRICT, NULL, 0, "Inconclusive (4), stale and missing values (1) are failures", 0 },
+    { "all", 'a', NULL, 0, "Also show what passed, is new or not comparable", 0 },
+    { "markdown", OPTION_MARKDOWN, NULL, 0, "Print Markdown, as for a pull request", 0 },
+    { "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
+    { 0 }
+};
+
+static error_t parse_option(int key, char *text, struct argp_state *state)
+{
+    struct arguments *a = state->input;
+    switch (key) {
+    case OPTION_BASELINES:
+        a->baselines = text;
+        return 0;
+    case OPTION_MARKDOWN:
+        a->view.format = COMPARISON_MARKDOWN;
+        return 0;
+    case OPTION_JSON:
+        a->view.format = COMPARISON_JSON;
+        return 0;
+    case 'a':
+        a->view.all = true;
+        return 0;
+    case OPTION_EXACT_ONLY:
+        a->options.policy.classes = COMPARE_PORTABLE;
+        return 0;
+    case OPTION_TIMINGS:
+        a->options.demand_timings = true;
+        return 0;
+    case OPTION_STRICT:
+        a->strict = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (state->arg_num > 0)
+            argp_error(state, "one result is gated, \"%s\" is a second", text);
+        a->result = text;
+        return 0;
+    case ARGP_KEY_END:
+        if (!a->result)
+            argp_error(state, "a result file is needed");
+        if (a->options.demand_timings && a->options.policy.classes == COMPARE_PORTABLE)
+            argp_error(state, "--exact-only and --timings exclude each other");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static int gate_file(struct arguments *a, struct plim_err *err)
+{
+    struct result result = { 0 };
+    struct gate gate = { .comparison = COMPARISON_INIT };
+    char *shared = NULL;
+    int status = -1;
+
+    a->options.directory = a->baselines;
+    if (!a->baselines && !(a->options.directory = shared = share_locate("baselines", err)))
+        goto out;
+    if (result_read(&result, a->result, err) < 0 || gate_compare(&gate, &result, &a->options, err) < 0)
+        goto out;
+    a->view.exit_status = comparison_exit_status(&gate.comparison, a->strict);
+    if (comparison_print(&gate.comparison, &a->view, stdout, err) < 0)
+        goto out;
+    status = a->view.exit_status;
+
+out:
+    gate_release(&gate);
+    result_release(&result);
+    free(shared);
+    return status;
+}
+
+int verb_gate(int argc, char **argv)
+{
+    static const struct argp argp = {
+        options, parse_option, "RESULT",
+        "Compares a result with the baselines of its suite: exact metrics to the byte, timings by statistics within the "
+        "machine's class.\v"
+        "Exit status: 0 no regression, 1 a regression, 2 bad usage or input, 3 there is nothing to compare with, 4 "
+        "inconclusive under --strict, 5 a case is broken that was not before. Changes that are meant are accepted with "
+        "`plimsoll baseline accept RESULT`.",
+        NULL, NULL, NULL
+    };
+    struct arguments a = { .options = { .policy = compare_policy_default() } };
+    struct plim_err err = PLIM_ERR_INIT;
+    argp_parse(&argp, argc, argv, 0, NULL, &a);
+    int status = gate_file(&a, &err);
+    if (status < 0) {
+        fprintf(stderr, "plimsoll: %s\n", err.message);
+        status = plim_err_exit_status(&err);
+    }
+    return status;
+}
