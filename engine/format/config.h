@@ -2,8 +2,11 @@
 #define PLIM_CONFIG_H
 
 /*
- * config.json of a Hugging Face model directory, read through one table of architectures. After this, no code asks for
- * an architecture by name: each difference is a field.
+ * config.json of a Hugging Face model directory, read through one table of architectures (architecture.h). After this,
+ * no code asks for an architecture by name: each difference is a field.
+ *
+ * Keys, defaults and their meaning are those of Hugging Face transformers (5.x and older files), since its logits are
+ * what ours are compared with; where ExLlamaV2 differs, the code says so.
  */
 
 #include <stdbool.h>
@@ -15,7 +18,8 @@
 enum activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH };
 enum rope_kind { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN };
 
-#define CONFIG_MAX_LAYERS 512
+#define CONFIG_MAX_LAYERS     512
+#define CONFIG_MAX_EOS_TOKENS 8
 
 struct rope_config {
     enum rope_kind kind;
@@ -23,6 +27,7 @@ struct rope_config {
     double factor;
     double low_freq_factor, high_freq_factor;       /* llama3 */
     double beta_fast, beta_slow;                    /* yarn */
+    bool truncate;                                  /* yarn: the ramp begins and ends at whole dimensions */
     double attention_factor;                        /* yarn; on sin and cos; 1 when none */
     size_t original_max_positions;                  /* llama3, yarn */
 };
@@ -50,13 +55,13 @@ struct model_config {
     float attention_softcap;            /* 0: none */
     float final_softcap;                /* 0: none */
 
-    size_t sliding_window;              /* tokens a local layer sees, itself included; 0: none */
+    size_t sliding_window;              /* tokens a local layer sees, itself included; 0: no layer is local */
     bool layer_is_local[CONFIG_MAX_LAYERS];
     struct rope_config rope;            /* of global layers */
     struct rope_config rope_local;      /* of local layers; a copy of rope unless the architecture differs */
 
     int32_t bos_token_id;               /* -1: none */
-    int32_t eos_token_ids[8];
+    int32_t eos_token_ids[CONFIG_MAX_EOS_TOKENS];
     size_t eos_token_count;
 
     bool is_exl2;                       /* quantization_config.quant_method is exl2 (the tensors decide, not this) */
@@ -65,8 +70,8 @@ struct model_config {
 };
 
 /*
- * Reads DIRECTORY/config.json (and generation_config.json for end tokens, if there). Missing or absurd values are
- * errors with the key's path.
+ * Reads DIRECTORY/config.json, and DIRECTORY/generation_config.json, if there, whose end tokens replace those of the
+ * former. Missing or absurd values are errors with the key's path. On failure the contents of `config` mean nothing.
  */
 int model_config_read(struct model_config *config, const char *directory, struct plim_err *err);
 
@@ -74,7 +79,10 @@ int model_config_read(struct model_config *config, const char *directory, struct
 int model_config_parse(struct model_config *config, const char *document, const char *text, size_t length,
                        struct plim_err *err);
 
-/* Writes the config.json that model_config_read reads back; used by synthetic models. NULL-free text, free(). */
+/*
+ * The text of a config.json that model_config_read reads back as it was, and that transformers and ExLlamaV2 read too;
+ * used by synthetic models. The caller frees it with free(): it is the JSON library's memory, not the pool's.
+ */
 char *model_config_format(const struct model_config *config, struct plim_err *err);
 
 /* inv_freq [head_dim / 2] and the factor on sin and cos. */
