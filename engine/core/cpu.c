@@ -66,7 +66,7 @@ void plim_cpu_brand(char *buffer, size_t size)
     char brand[49] = "unknown processor";
 #if defined(__x86_64__)
     unsigned words[12];
-    bool known = __get_cpuid_max(0x80000000u, NULL) >= 0x80000004u;
+    bool known = (unsigned)__get_cpuid_max(0x80000000u, NULL) >= 0x80000004u;
     for (unsigned i = 0; known && i < 3; i++)
         __cpuid(0x80000002u + i, words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
     if (known) {

@@ -42,11 +42,11 @@ static int line_err(struct plim_err *err, const char *document, const char *text
 
 /*
  * One pass before parsing: valid UTF-8, no NUL (also not as \u0000, which cJSON would take for the end of the string),
- * and a depth that bounds cJSON's recursion.
+ * and a depth that bounds cJSON's recursion. *unfinished: a string or bracket is still open at the end, or there is nothing.
  */
-static int scan_text(const char *document, const char *text, size_t length, struct plim_err *err)
+static int scan_text(const char *document, const char *text, size_t length, bool *unfinished, struct plim_err *err)
 {
-    bool in_string = false;
+    bool in_string = false, blank = true;
     int depth = 0;
     for (size_t i = 0; i < length;) {
         size_t step = utf8_length((const unsigned char *)text + i, length - i);
@@ -61,6 +61,7 @@ static int scan_text(const char *document, const char *text, size_t length, stru
             i += length - i >= 2 && (unsigned char)text[i + 1] < 0x80 ? 2 : 1;
             continue;
         }
+        blank = blank && strchr(" \t\r\n", c);
         if (c == '"')
             in_string = !in_string;
         if (!in_string && (c == '{' || c == '[') && ++depth > MAX_DEPTH)
@@ -69,6 +70,7 @@ static int scan_text(const char *document, const char *text, size_t length, stru
             depth--;
         i += step;
     }
+    *unfinished = in_string || depth > 0 || blank;
     return 0;
 }
 
@@ -138,15 +140,17 @@ static int check_values(const cJSON *node, const char *document, struct plim_err
 int plim_json_parse(const char *document, const char *text, size_t length, cJSON **root, struct plim_err *err)
 {
     const char *end = NULL;
+    bool unfinished = true;
     *root = NULL;
-    if (scan_text(document, text, length, err) < 0)
+    if (scan_text(document, text, length, &unfinished, err) < 0)
         return -1;
     cJSON *parsed = cJSON_ParseWithLengthOpts(text, length, &end, 0);
     size_t offset = end && end >= text ? (size_t)(end - text) : 0;
-    if (!parsed) {
-        const char *what = offset >= length ? "the text ends too early" : "not valid JSON here";
-        return line_err(err, document, text, offset, what);
-    }
+    /* At the end of the text cJSON points to the last byte. */
+    if (!parsed && unfinished && offset + 1 >= length)
+        return line_err(err, document, text, length, "the text ends too early");
+    if (!parsed)
+        return line_err(err, document, text, offset, "not valid JSON");
     while (offset < length && strchr(" \t\r\n", text[offset]))
         offset++;
     if (offset < length)
