@@ -1,6 +1,5 @@
 #include <criterion/criterion.h>
 
-#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -469,56 +468,6 @@ Test(pool, a_long_random_life)
     }
     for (size_t s = 0; s < SLOTS; s++)
         plim_pool_free(pool, slots[s].block);
-    cr_assert_eq(plim_pool_close(pool), 0u);
-}
-
-/* ---- threads ---- */
-
-enum { THREADS = 4, ROUNDS = 3000, HELD = 16 };
-
-static void *hammer(void *context)
-{
-    struct plim_pool *pool = context;
-    struct plim_err err = PLIM_ERR_INIT;
-    struct plim_random random;
-    unsigned char *blocks[HELD] = { 0 };
-    plim_random_seed(&random, 9, (uint64_t)(uintptr_t)&random);
-    for (int round = 0; round < ROUNDS; round++) {
-        size_t i = plim_random_below(&random, HELD);
-        size_t bytes = 1 + plim_random_below(&random, round % 64 == 0 ? 200000 : 2000);
-        if (blocks[i] && blocks[i][0] != (unsigned char)(uintptr_t)blocks[i])
-            return NULL;
-        plim_pool_free(pool, blocks[i]);
-        blocks[i] = plim_pool_alloc(pool, PLIM_FAST, (enum plim_tag)(i % PLIM_TAG_WEIGHTS_MAPPED), bytes, &err);
-        if (!blocks[i])
-            return NULL;
-        blocks[i][0] = (unsigned char)(uintptr_t)blocks[i];
-        if (round % 500 == 0) {
-            struct plim_pool_stats stats;
-            plim_pool_set_scope(pool, "hammer");
-            plim_pool_trim(pool);
-            plim_pool_stats(pool, &stats);
-        }
-    }
-    for (size_t i = 0; i < HELD; i++)
-        plim_pool_free(pool, blocks[i]);
-    return pool;
-}
-
-Test(pool, threads_share_it)
-{
-    struct plim_pool *pool = open_pool(NULL);
-    pthread_t threads[THREADS];
-    for (int i = 0; i < THREADS; i++)
-        cr_assert_eq(pthread_create(&threads[i], NULL, hammer, pool), 0);
-    for (int i = 0; i < THREADS; i++) {
-        void *result = NULL;
-        pthread_join(threads[i], &result);
-        cr_assert_eq(result, pool, "a block was lost or shared");
-    }
-    struct plim_pool_stats stats = stats_of(pool);
-    cr_assert_eq(stats.allocation_count, (uint64_t)THREADS * ROUNDS);
-    cr_assert_eq(stats.current[PLIM_FAST].total_bytes, 0u);
     cr_assert_eq(plim_pool_close(pool), 0u);
 }
 
