@@ -39,7 +39,7 @@ static int split_file(const uint8_t *data, size_t bytes, size_t *json_bytes, str
         return plim_err_input(err, "header length %llu is over the limit of %zu bytes; is this a safetensors file?",
                               (unsigned long long)length, SAFETENSORS_HEADER_LIMIT_BYTES);
     if (length > bytes - LENGTH_BYTES)
-        return plim_err_input(err, "truncated: header length %llu, but only %zu bytes follow",
+        return plim_err_input(err, "truncated, or no safetensors file: header length %llu, but only %zu bytes follow",
                               (unsigned long long)length, bytes - LENGTH_BYTES);
     if (length < 2 || data[LENGTH_BYTES] != '{')
         return plim_err_input(err, "the header does not begin with '{'; is this a safetensors file?");
