@@ -57,6 +57,16 @@ void plim_session_close(struct plim_session *session)
     plim_pool_free(pool, session);
 }
 
+struct plim_model *plim_session_model(const struct plim_session *session)
+{
+    return session->model;
+}
+
+struct plim_engine *plim_model_engine(const struct plim_model *model)
+{
+    return model->engine;
+}
+
 size_t plim_session_position(const struct plim_session *session)
 {
     return session->position;

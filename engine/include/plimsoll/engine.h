@@ -106,6 +106,10 @@ int plim_session_open(struct plim_session **session, struct plim_model *model,
                       const struct plim_session_options *options, struct plim_err *err);
 void plim_session_close(struct plim_session *session);
 
+/* What a session and a model were opened on. */
+struct plim_model *plim_session_model(const struct plim_session *session);
+struct plim_engine *plim_model_engine(const struct plim_model *model);
+
 /* Tokens in the cache. */
 size_t plim_session_position(const struct plim_session *session);
 size_t plim_session_context_tokens(const struct plim_session *session);
