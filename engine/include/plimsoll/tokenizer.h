@@ -25,7 +25,10 @@ struct plim_ids {
 
 void plim_ids_release(struct plim_ids *ids, struct plim_pool *pool);
 
-/* Loads DIRECTORY/tokenizer.json (limit 256 MiB). */
+/*
+ * Loads DIRECTORY/tokenizer.json (limit 256 MiB). Its "truncation" and "padding" are ignored; anything else that is not
+ * supported is an error that names it.
+ */
 int plim_tokenizer_load(struct plim_tokenizer **tokenizer, struct plim_pool *pool, const char *directory,
                         struct plim_err *err);
 /* The same from text in memory. */
@@ -41,26 +44,33 @@ int32_t plim_tokenizer_id(const struct plim_tokenizer *tokenizer, const char *to
 /*
  * Appends the ids of `text`. Invalid UTF-8 is read as U+FFFD, one for each maximal invalid part, as Python's
  * "replace" does. `add_special` applies the post-processor (BOS and the like). Special tokens in the text are
- * recognised.
+ * recognised. On failure `out` is as before.
  */
 int plim_tokenizer_encode(const struct plim_tokenizer *tokenizer, const char *text, size_t length, bool add_special,
                           struct plim_ids *out, struct plim_err *err);
 
 /*
- * The text of `count` ids, as Hugging Face's decode gives it (clean_up_tokenization_spaces off). The result is
+ * The text of `count` ids, as Hugging Face's decode gives it (clean_up_tokenization_spaces off). Ids without a token
+ * (a model's vocabulary may be padded) add nothing; negative ones are an error. The result is
  * NUL-terminated pool memory (tag tokenizer) that the caller frees with plim_pool_free.
  */
 int plim_tokenizer_decode(const struct plim_tokenizer *tokenizer, const int32_t *ids, size_t count,
                           bool skip_special, char **text, size_t *length, struct plim_err *err);
 
 /*
- * Streaming decode: push ids one by one, get whole UTF-8 characters as soon as they are complete. The pieces joined
- * equal plim_tokenizer_decode of all ids. Allocates nothing after init.
+ * Streaming decode: push ids one by one, get whole UTF-8 characters as soon as they are complete. Allocates nothing
+ * after init. The pieces joined equal plim_tokenizer_decode of all ids, with one exception: under byte fallback a run
+ * of byte tokens that isn't UTF-8 as a whole decodes to one U+FFFD a byte, but a stream has by then delivered the
+ * characters that were complete before the first bad byte.
  */
 struct plim_text_stream {
     const struct plim_tokenizer *tokenizer;
-    bool skip_special, started;
-    char pending[8];           /* bytes of an unfinished character */
+    bool skip_special;
+    bool started;              /* a token has been shown */
+    bool in_byte_run;          /* the last token shown was a byte token under byte fallback, */
+    bool bad_byte_run;         /* and its run isn't UTF-8 */
+    uint32_t strip_left;       /* characters that may still be stripped at the start */
+    char pending[4];           /* bytes of an unfinished character */
     size_t pending_count;
 };
 
@@ -72,7 +82,7 @@ typedef int plim_text_callback(void *context, const char *text, size_t length, s
 
 int plim_text_stream_push(struct plim_text_stream *stream, int32_t id, plim_text_callback *callback, void *context,
                           struct plim_err *err);
-/* Flushes an unfinished character as U+FFFD. */
+/* Flushes an unfinished character as U+FFFD, one for it or, under byte fallback, one for each byte. */
 int plim_text_stream_end(struct plim_text_stream *stream, plim_text_callback *callback, void *context,
                          struct plim_err *err);
 
