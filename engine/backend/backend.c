@@ -6,17 +6,19 @@
 
 #include "cpu/blas.h"
 #include "cpu/cpu.h"
+#include "cpu/quantize_cpu.h"
 #include "null/null.h"
 
 struct backend_entry {
     const char *name;
     const struct backend_ops *ops;
     const struct backend_predict_ops *predict;
+    const struct quantize_ops *quantize;   /* NULL: the backend has no quantizer */
 };
 
 static const struct backend_entry entries[] = {
-    { "cpu", &cpu_backend_ops, &cpu_backend_predict_ops },
-    { "null", &null_backend_ops, &null_backend_predict_ops },
+    { "cpu", &cpu_backend_ops, &cpu_backend_predict_ops, &cpu_quantize_ops },
+    { "null", &null_backend_ops, &null_backend_predict_ops, NULL },
 };
 
 #define ENTRY_COUNT (sizeof entries / sizeof entries[0])
@@ -41,6 +43,12 @@ const struct backend_predict_ops *backend_predict(const char *name)
 {
     const struct backend_entry *entry = entry_find(name);
     return entry ? entry->predict : NULL;
+}
+
+const struct quantize_ops *backend_quantize_ops(const char *name)
+{
+    const struct backend_entry *entry = entry_find(name);
+    return entry ? entry->quantize : NULL;
 }
 
 int backend_open(struct backend *backend, const char *name, struct plim_pool *pool, struct threads *threads,

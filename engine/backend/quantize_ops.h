@@ -1,0 +1,82 @@
+#ifndef PLIM_QUANTIZE_OPS_H
+#define PLIM_QUANTIZE_OPS_H
+
+/*
+ * The quantizer's share of a backend: the operations that adaptive GPTQ is made of.
+ *
+ * GPTQ (Frantar et al., 2022, arXiv:2210.17323) needs, for a layer with K inputs, the upper triangular U with
+ * H^-1 = U^T U, H the damped Hessian in the order in which rows are quantised. All of it happens in one K x K buffer:
+ *
+ *   upper triangle   H = sum over calibration rows of x^T x, accumulated
+ *   lower triangle   a permuted, damped copy of it, factored and inverted in place
+ *
+ * With rows and columns in *reverse* order, H' = L L^T (an ordinary Cholesky factor) and M = L^-1 give U by reversing
+ * the buffer end to end: U[i][j] = M[K-1-i][K-1-j]. One factorisation and one triangular inverse, where the usual way
+ * (factor, invert, factor again) takes three passes and two more matrices. The original H survives in the upper
+ * triangle until the factorisation has succeeded, so a retry with more damping starts from it.
+ *
+ * Matrices are fp32, row-major, in the fast or the slow tier. Results do not depend on the number of threads: work is
+ * cut into pieces of fixed size, and each piece is computed by one thread with single-threaded BLAS.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backend.h"
+
+/* What the scale search found for one group of rows. */
+struct group_scales {
+    uint16_t scale_max;      /* fp16: q_scale_max as stored */
+    float scale_unit;        /* h(scale_max / 256), widened */
+};
+
+struct quantize_ops {
+    /* Upper triangle of h [K, K] += x^T x; x [rows, K]. */
+    int (*hessian_add)(struct backend *backend, float *h, const float *x, size_t rows, size_t in_features,
+                       struct plim_err *err);
+
+    /*
+     * Lower triangle and diagonal of h = the matrix in the upper triangle with rows and columns taken in `order`, plus
+     * `damping` on the diagonal. `diagonal` [K] holds H's own diagonal, which this overwrites in h.
+     */
+    int (*hessian_permute)(struct backend *backend, float *h, const float *diagonal, const uint16_t *order,
+                           size_t in_features, float damping, struct plim_err *err);
+
+    /*
+     * Lower triangle of h: replaced by its Cholesky factor L. Returns 0, or 1 when the matrix is not positive definite
+     * (the upper triangle is intact), or -1 with `err`.
+     */
+    int (*cholesky)(struct backend *backend, float *h, size_t in_features, struct plim_err *err);
+
+    /* L in the lower triangle -> U = reversed L^-1 in the upper triangle, zeros below. Workspace: see scratch. */
+    int (*invert_and_reverse)(struct backend *backend, float *h, size_t in_features, struct plim_err *err);
+
+    /*
+     * The scale search of one group (format notes, 6.5): w [rows, N] -> levels [N] in 1..16 and the group's maximum,
+     * over 97 candidates with the error's 3.5th power.
+     */
+    int (*scale_search)(struct backend *backend, const float *w, size_t rows, size_t out_features, unsigned bits,
+                        uint8_t *levels, struct group_scales *scales, struct plim_err *err);
+
+    /*
+     * Quantises the rows of one group in order, spreading each row's error over the group's later rows (6.6):
+     * w [rows, N] is consumed, codes [rows, N] written, errors [rows, N] = (w - dequantised) / U[c][c]. `u` points at
+     * U[first][first], row stride `u_stride`; NULL: round to nearest, no errors.
+     */
+    int (*quantise_rows)(struct backend *backend, float *w, size_t rows, size_t out_features, unsigned bits,
+                         const uint8_t *levels, const struct group_scales *scales, const float *u, size_t u_stride,
+                         uint8_t *codes, float *errors, struct plim_err *err);
+
+    /* rest [rest_rows, N] -= u^T errors; u [rows, rest_rows] with stride u_stride, errors [rows, N]. */
+    int (*spread_errors)(struct backend *backend, float *rest, size_t rest_rows, size_t out_features, const float *u,
+                         size_t u_stride, const float *errors, size_t rows, struct plim_err *err);
+};
+
+/* NULL when the backend of that name has no quantizer. */
+const struct quantize_ops *backend_quantize_ops(const char *name);
+
+/* Bytes that invert_and_reverse and scale_search allocate (tag workspace). */
+size_t quantize_invert_scratch_bytes(size_t in_features);
+size_t quantize_search_scratch_bytes(size_t out_features);
+
+#endif

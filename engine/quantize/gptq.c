@@ -1,0 +1,166 @@
+#include "gptq.h"
+
+#include "plimsoll/clock.h"
+#include "plimsoll/units.h"
+#include "quantize_ops.h"
+
+/* Buffers of one group, sized for the layout's largest. */
+struct group_buffers {
+    uint8_t *codes;     /* [rows, N] */
+    float *errors;      /* [rows, N]; NULL when rounding to nearest */
+    uint8_t *levels;    /* [N] */
+};
+
+void gptq_result_release(struct gptq_result *result, struct plim_pool *pool)
+{
+    plim_pool_free(pool, result->q_weight);
+    plim_pool_free(pool, result->q_scale);
+    plim_pool_free(pool, result->q_scale_max);
+    plim_pool_free(pool, result->q_groups);
+    plim_pool_free(pool, result->q_invperm);
+    *result = (struct gptq_result){ 0 };
+}
+
+struct exl2_tensors gptq_result_tensors(const struct gptq_result *r, const char *name)
+{
+    return (struct exl2_tensors){
+        .name = name,
+        .q_weight = (const int32_t *)r->q_weight,
+        .word_rows = r->word_rows,
+        .out_features = r->out_features,
+        .q_scale = (const int32_t *)r->q_scale,
+        .group_count = r->group_count,
+        .q_scale_max = r->q_scale_max,
+        .q_groups = r->q_groups,
+        .q_invperm = r->q_invperm,
+        .in_features = r->in_features,
+    };
+}
+
+static void *weights_alloc(struct plim_pool *pool, size_t bytes, struct plim_err *err)
+{
+    return plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WEIGHTS, bytes, err);
+}
+
+static int result_alloc(struct gptq_result *r, struct plim_pool *pool, struct plim_err *err)
+{
+    if (!(r->q_weight = weights_alloc(pool, r->word_rows * r->out_features * sizeof *r->q_weight, err)) ||
+        !(r->q_scale = weights_alloc(pool, r->group_count * r->out_features / 8 * sizeof *r->q_scale, err)) ||
+        !(r->q_scale_max = weights_alloc(pool, r->group_count * sizeof *r->q_scale_max, err)) ||
+        !(r->q_groups = weights_alloc(pool, 2 * r->group_count * sizeof *r->q_groups, err)) ||
+        !(r->q_invperm = weights_alloc(pool, r->in_features * sizeof *r->q_invperm, err)))
+        return -1;
+    return 0;
+}
+
+static uint32_t largest_group(const struct exl2_layout *layout)
+{
+    uint32_t rows = 0;
+    for (int i = 0; i < layout->width_count; i++)
+        rows = layout->width[i].group_rows > rows ? layout->width[i].group_rows : rows;
+    return rows;
+}
+
+static void buffers_free(struct group_buffers *buffers, struct plim_pool *pool)
+{
+    plim_pool_free(pool, buffers->codes);
+    plim_pool_free(pool, buffers->errors);
+    plim_pool_free(pool, buffers->levels);
+}
+
+static int buffers_alloc(struct group_buffers *buffers, struct plim_pool *pool, size_t rows, size_t columns,
+                         bool with_errors, struct plim_err *err)
+{
+    *buffers = (struct group_buffers){ 0 };
+    buffers->codes = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, rows * columns, err);
+    buffers->levels = buffers->codes ? plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, columns, err) : NULL;
+    if (buffers->levels && with_errors)
+        buffers->errors =
+            plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, rows * columns * sizeof(float), err);
+    return buffers->levels && (buffers->errors || !with_errors) ? 0 : -1;
+}
+
+size_t gptq_scratch_bytes(const struct exl2_layout *layout, size_t in_features, size_t out_features)
+{
+    size_t groups = exl2_layout_groups(layout, in_features, NULL);
+    /* The format's own size counts just what the result's arrays hold. */
+    size_t stored = (size_t)(exl2_layout_bits(layout, in_features, out_features) / 8);
+    size_t buffers = largest_group(layout) * out_features * (1 + sizeof(float)) + out_features;
+    return stored + groups * sizeof(struct exl2_group) + buffers + quantize_search_scratch_bytes(out_features);
+}
+
+static int quantise_group(struct gptq_result *r, float *w, const struct exl2_group *group, size_t g,
+                          const struct hessian *hessian, const struct group_buffers *buffers, struct plim_err *err)
+{
+    struct backend *backend = hessian->backend;
+    const struct quantize_ops *ops = backend_quantize_ops(backend->ops->name);
+    size_t k = r->in_features, n = r->out_features, first = group->first_row, rows = group->row_count;
+    const float *u = buffers->errors ? hessian->matrix + first * k + first : NULL;
+    struct group_scales scales;
+
+    uint64_t start = plim_now_ns();
+    if (ops->scale_search(backend, w + first * n, rows, n, group->bits, buffers->levels, &scales, err) < 0)
+        return -1;
+    uint64_t searched = plim_now_ns();
+    if (ops->quantise_rows(backend, w + first * n, rows, n, group->bits, buffers->levels, &scales, u, k,
+                           buffers->codes, buffers->errors, err) < 0)
+        return -1;
+    uint64_t quantised = plim_now_ns();
+    if (u && first + rows < k &&
+        ops->spread_errors(backend, w + (first + rows) * n, k - first - rows, n, u + rows, k, buffers->errors, rows,
+                           err) < 0)
+        return -1;
+    uint64_t spread = plim_now_ns();
+
+    exl2_pack_rows(buffers->codes, rows, n, group->bits, r->q_weight + group->first_word * n);
+    exl2_pack_scales(buffers->levels, n, r->q_scale + g * n / 8);
+    r->q_scale_max[g] = scales.scale_max;
+    r->q_groups[2 * g] = (int16_t)group->bits;
+    r->q_groups[2 * g + 1] = (int16_t)group->first_word;
+
+    r->search_ns += searched - start;
+    r->quantise_ns += quantised - searched;
+    r->spread_ns += spread - quantised;
+    r->pack_ns += plim_now_ns() - spread;
+    return 0;
+}
+
+int gptq_quantise(struct gptq_result *result, float *w, size_t out_features, const struct hessian *hessian,
+                  const struct exl2_layout *layout, bool round_to_nearest, struct plim_err *err)
+{
+    struct plim_pool *pool = hessian->backend->pool;
+    size_t k = hessian->in_features;
+    struct group_buffers buffers = { 0 };
+    struct exl2_group *groups = NULL;
+    int rc = -1;
+
+    *result = (struct gptq_result){ .in_features = k, .out_features = out_features };
+    result->group_count = exl2_layout_groups(layout, k, NULL);
+    groups = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_METADATA, result->group_count * sizeof *groups, err);
+    if (!groups)
+        goto out;
+    exl2_layout_groups(layout, k, groups);
+    const struct exl2_group *last = &groups[result->group_count - 1];
+    result->word_rows = last->first_word + last->row_count * last->bits / 32;
+    /* q_groups holds a group's first word as a signed 16-bit number. */
+    if (last->first_word > INT16_MAX) {
+        plim_err_input(err, "%zu input features at these widths need %u rows of words; the format ends at %d", k,
+                       last->first_word, INT16_MAX);
+        goto out;
+    }
+    if (result_alloc(result, pool, err) < 0 ||
+        buffers_alloc(&buffers, pool, largest_group(layout), out_features, !round_to_nearest, err) < 0)
+        goto out;
+    for (size_t i = 0; i < k; i++)
+        result->q_invperm[hessian->order[i]] = (int32_t)i;
+    for (size_t g = 0; g < result->group_count; g++)
+        if (quantise_group(result, w, &groups[g], g, hessian, &buffers, err) < 0)
+            goto out;
+    rc = 0;
+out:
+    buffers_free(&buffers, pool);
+    plim_pool_free(pool, groups);
+    if (rc < 0)
+        gptq_result_release(result, pool);
+    return rc;
+}

@@ -1,0 +1,209 @@
+#include "hessian.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "plimsoll/clock.h"
+#include "plimsoll/units.h"
+#include "quantize_ops.h"
+
+#define DAMPING_SHARE 0.12
+#define DAMPING_MINIMUM 1e-5
+#define DAMPING_ATTEMPTS 10
+
+static size_t matrix_bytes(const struct hessian *h)
+{
+    return h->in_features * h->in_features * sizeof *h->matrix;
+}
+
+static const struct quantize_ops *ops_of(const struct hessian *h)
+{
+    return backend_quantize_ops(h->backend->ops->name);
+}
+
+int hessian_init(struct hessian *hessian, struct backend *backend, size_t in_features, struct plim_err *err)
+{
+    *hessian = (struct hessian){ .backend = backend, .in_features = in_features };
+    hessian->matrix = plim_pool_calloc(backend->pool, PLIM_FAST, PLIM_TAG_HESSIAN, in_features,
+                                       in_features * sizeof(float), err);
+    return hessian->matrix ? 0 : -1;
+}
+
+void hessian_release(struct hessian *hessian)
+{
+    if (!hessian->backend)
+        return;
+    plim_pool_free(hessian->backend->pool, hessian->matrix);
+    plim_pool_free(hessian->backend->pool, hessian->order);
+    plim_pool_free(hessian->backend->pool, hessian->diagonal);
+    *hessian = (struct hessian){ 0 };
+}
+
+int hessian_add(struct hessian *hessian, const float *x, size_t rows, struct plim_err *err)
+{
+    hessian->row_count++;
+    return ops_of(hessian)->hessian_add(hessian->backend, hessian->matrix, x, rows, hessian->in_features, err);
+}
+
+/* Divides by the row count; copies the diagonal out; refuses what no damping can mend. */
+static int normalise(struct hessian *h, const char *name, struct plim_err *err)
+{
+    size_t k = h->in_features;
+    float divisor = (float)h->row_count;
+    double sum = 0;
+    if (h->row_count == 0) {
+        for (size_t i = 0; i < k; i++)
+            h->matrix[i * k + i] = 1.0f;
+    } else if (h->row_count > 1) {
+        for (size_t i = 0; i < k; i++)
+            for (size_t j = i; j < k; j++)
+                h->matrix[i * k + j] /= divisor;
+    }
+    for (size_t i = 0; i < k; i++) {
+        float value = h->matrix[i * k + i];
+        if (!isfinite(value))
+            return plim_err_input(err, "%s: the Hessian's diagonal is %g at input feature %zu; the activations that "
+                                  "reach this layer hold NaN or infinity, or overflow", name, (double)value, i);
+        h->diagonal[i] = value;
+        sum += (double)value;
+    }
+    h->diagonal_mean = sum / (double)k;
+    return 0;
+}
+
+struct ranked_feature {
+    float diagonal;
+    uint16_t feature;
+};
+
+static int by_falling_diagonal(const void *a, const void *b)
+{
+    const struct ranked_feature *x = a, *y = b;
+    if (x->diagonal != y->diagonal)
+        return x->diagonal < y->diagonal ? 1 : -1;
+    return (int)x->feature - (int)y->feature;
+}
+
+static int order_features(struct hessian *h, struct plim_err *err)
+{
+    struct plim_pool *pool = h->backend->pool;
+    struct ranked_feature *ranked =
+        plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, h->in_features * sizeof *ranked, err);
+    if (!ranked)
+        return -1;
+    for (size_t i = 0; i < h->in_features; i++)
+        ranked[i] = (struct ranked_feature){ h->diagonal[i], (uint16_t)i };
+    qsort(ranked, h->in_features, sizeof *ranked, by_falling_diagonal);
+    for (size_t i = 0; i < h->in_features; i++)
+        h->order[i] = ranked[i].feature;
+    plim_pool_free(pool, ranked);
+    return 0;
+}
+
+/* Moves the matrix to the other tier: the old block is freed before the new one is touched by anybody else. */
+static int move_to_tier(struct hessian *h, enum plim_tier tier, struct plim_err *err)
+{
+    struct plim_pool *pool = h->backend->pool;
+    float *moved = plim_pool_alloc(pool, tier, PLIM_TAG_HESSIAN, matrix_bytes(h), err);
+    if (!moved)
+        return -1;
+    memcpy(moved, h->matrix, matrix_bytes(h));
+    plim_pool_free(pool, h->matrix);
+    h->matrix = moved;
+    return 0;
+}
+
+/* Since the last call: the peak of this phase. */
+static void take_phase_peak(struct plim_pool *pool, uint64_t *fast, uint64_t *slow)
+{
+    struct plim_pool_stats stats;
+    plim_pool_stats(pool, &stats);
+    *fast = plim_max(*fast, stats.peak[PLIM_FAST].total_bytes);
+    *slow = plim_max(*slow, stats.peak[PLIM_SLOW].total_bytes);
+    plim_pool_reset_peak(pool);
+}
+
+/*
+ * One attempt: permute and damp, then factor. The offloaded permutation leaves the original in the slow tier's upper
+ * triangle and brings the whole buffer back, so a further attempt can start from either tier.
+ */
+static int attempt(struct hessian *h, const uint16_t *reversed, float damping, bool offload,
+                   struct hessian_report *report, struct plim_err *err)
+{
+    const struct quantize_ops *ops = ops_of(h);
+    struct plim_pool *pool = h->backend->pool;
+    uint64_t start = plim_now_ns();
+
+    if (offload && move_to_tier(h, PLIM_SLOW, err) < 0)
+        return -1;
+    if (offload)
+        plim_pool_reset_peak(pool);
+    if (ops->hessian_permute(h->backend, h->matrix, h->diagonal, reversed, h->in_features, damping, err) < 0)
+        return -1;
+    take_phase_peak(pool, &report->permute_peak_fast_bytes, &report->slow_peak_bytes);
+    if (offload && move_to_tier(h, PLIM_FAST, err) < 0)
+        return -1;
+    report->permute_ns += plim_now_ns() - start;
+
+    start = plim_now_ns();
+    int rc = ops->cholesky(h->backend, h->matrix, h->in_features, err);
+    report->cholesky_ns += plim_now_ns() - start;
+    return rc;
+}
+
+int hessian_order(struct hessian *hessian, const char *name, struct plim_err *err)
+{
+    struct plim_pool *pool = hessian->backend->pool;
+    size_t k = hessian->in_features;
+    hessian->diagonal = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_HESSIAN, k * sizeof *hessian->diagonal, err);
+    hessian->order = hessian->diagonal
+                         ? plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_HESSIAN, k * sizeof *hessian->order, err)
+                         : NULL;
+    if (!hessian->order || normalise(hessian, name, err) < 0)
+        return -1;
+    return order_features(hessian, err);
+}
+
+static int factor_with_damping(struct hessian *h, const uint16_t *reversed, const char *name,
+                               struct hessian_report *report, struct plim_err *err)
+{
+    float damping = (float)fmax(DAMPING_SHARE * h->diagonal_mean, DAMPING_MINIMUM);
+    while (report->damping_attempts < DAMPING_ATTEMPTS) {
+        report->damping_attempts++;
+        report->damping = damping * (float)report->damping_attempts;
+        int state = attempt(h, reversed, report->damping, report->offloaded, report, err);
+        if (state <= 0)
+            return state;
+    }
+    return plim_err_input(err, "%s: the Hessian is not positive definite after %d dampings (%g in all on a mean "
+                          "diagonal of %g); give more or other calibration rows", name, DAMPING_ATTEMPTS,
+                          (double)report->damping, h->diagonal_mean);
+}
+
+int hessian_factor(struct hessian *hessian, const char *name, int64_t offload_threshold_elements,
+                   struct hessian_report *report, struct plim_err *err)
+{
+    struct plim_pool *pool = hessian->backend->pool;
+    size_t k = hessian->in_features;
+
+    *report = (struct hessian_report){ .offloaded = (int64_t)(k * k) > offload_threshold_elements };
+    uint16_t *reversed = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, k * sizeof *reversed, err);
+    if (!reversed)
+        return -1;
+    for (size_t i = 0; i < k; i++)
+        reversed[i] = hessian->order[k - 1 - i];
+    plim_pool_reset_peak(pool);
+    int rc = factor_with_damping(hessian, reversed, name, report, err);
+    plim_pool_free(pool, reversed);
+    plim_pool_free(pool, hessian->diagonal);
+    hessian->diagonal = NULL;
+    if (rc < 0)
+        return -1;
+
+    uint64_t start = plim_now_ns();
+    rc = ops_of(hessian)->invert_and_reverse(hessian->backend, hessian->matrix, k, err);
+    report->invert_ns = plim_now_ns() - start;
+    take_phase_peak(pool, &report->factor_peak_fast_bytes, &report->slow_peak_bytes);
+    return rc;
+}

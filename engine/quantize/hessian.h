@@ -1,0 +1,67 @@
+#ifndef PLIM_HESSIAN_H
+#define PLIM_HESSIAN_H
+
+/*
+ * The Hessian of one module input, from accumulation to the factor that GPTQ uses. One K x K fp32 buffer throughout
+ * (backend/quantize_ops.h says how).
+ *
+ *     struct hessian h;
+ *     hessian_init(&h, backend, in_features, err);
+ *     hessian_add(&h, x, rows, err);             // for each calibration row
+ *     hessian_order(&h, name, err);              // rounding to nearest needs no more than this
+ *     hessian_factor(&h, name, threshold, &report, err);
+ *     ... h.order, h.matrix is U: shared by every layer with this input, and by every option that is measured
+ *     hessian_release(&h);
+ *
+ * Above the offload threshold the permutation goes through the slow tier: the matrix is moved there, permuted there,
+ * and moved back, so the fast tier holds none of it during that phase. The bits are the same either way.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backend.h"
+
+struct hessian {
+    struct backend *backend;
+    size_t in_features;          /* K */
+    float *matrix;               /* [K, K]: H in the upper triangle, after hessian_factor U */
+    uint64_t row_count;          /* calibration rows (sequences) added */
+    uint16_t *order;             /* [K], after hessian_order: packed row -> input feature */
+    float *diagonal;             /* [K], after hessian_order, until hessian_factor */
+    double diagonal_mean;
+};
+
+/* What hessian_factor did. Times in nanoseconds. */
+struct hessian_report {
+    bool offloaded;
+    int damping_attempts;        /* 1: the first damping was enough */
+    float damping;               /* added to the diagonal in all */
+    uint64_t permute_ns, cholesky_ns, invert_ns;
+    uint64_t permute_peak_fast_bytes;     /* requested bytes of the pool, this phase's own peak */
+    uint64_t factor_peak_fast_bytes;
+    uint64_t slow_peak_bytes;
+};
+
+/* Allocates the matrix (tag hessian, fast tier), zeroed. K is a multiple of 32 and at most 65536. */
+int hessian_init(struct hessian *hessian, struct backend *backend, size_t in_features, struct plim_err *err);
+void hessian_release(struct hessian *hessian);
+
+/* Adds x^T x of one calibration row (a sequence): x [rows, K] fp32. */
+int hessian_add(struct hessian *hessian, const float *x, size_t rows, struct plim_err *err);
+
+/*
+ * Divides by the number of rows added (none: the identity) and orders the features by falling diagonal (stable). NaN or
+ * infinity on the diagonal is an error (kind input) that `name` names.
+ */
+int hessian_order(struct hessian *hessian, const char *name, struct plim_err *err);
+
+/*
+ * After hessian_order: damps by max(0.12 mean(diagonal), 1e-5), factors, inverts. A matrix that is not positive definite
+ * is damped again, ten times in all; then it is an error (kind input).
+ */
+int hessian_factor(struct hessian *hessian, const char *name, int64_t offload_threshold_elements,
+                   struct hessian_report *report, struct plim_err *err);
+
+#endif
