@@ -56,8 +56,8 @@ static const struct argument_row perplexity_arguments[] = {
     ROW_END
 };
 
-static const char *const fault_names[] = { "none", "segv", "hang", "exit", "garbage", "silent", "unequal",
-                                           "over_budget", "leak", "error", NULL };
+static const char *const fault_names[] = { "none", "segv", "abort", "hang", "exit", "silent", "garbage", "flood",
+                                           "chatter", "unequal", "over_budget", "leak", "error", NULL };
 
 static const struct argument_row fault_arguments[] = {
     { "fault", ARGUMENT_CHOICE, "none", 0, 0, fault_names, "what goes wrong" },
@@ -214,6 +214,13 @@ int64_t argument_count(const struct facts *arguments, const char *name)
     const struct fact *fact = facts_find(arguments, name);
 
     return fact ? (int64_t)fact->number : 0;
+}
+
+void references_close(struct references *references)
+{
+    read_yardstick_close(&references->read);
+    gemm_yardstick_close(&references->gemm);
+    *references = (struct references){ 0 };
 }
 
 double argument_number(const struct facts *arguments, const char *name)

@@ -14,6 +14,7 @@
 #include "plimsoll/pool.h"
 #include "result.h"
 #include "workload.h"
+#include "yardstick.h"
 
 /* A case as it travels to the worker. */
 struct case_request {
@@ -27,13 +28,24 @@ struct case_request {
 
 void case_request_release(struct case_request *request);
 
+/* Yardsticks measured beside each repeat. Opened when first needed, kept between the repeats of a case. */
+struct references {
+    struct read_yardstick read;
+    struct gemm_yardstick gemm;
+    struct gemm_shape shapes[7];        /* the linear layers of one decoder layer */
+    bool read_open, gemm_open;
+};
+
+void references_close(struct references *references);
+
 struct workload_run {
     const struct case_request *request;
+    struct references *references;
+    int output;                             /* of the worker; only the fault workload writes there itself */
     struct plim_parameters parameters;      /* resolved */
     int repeat;                             /* from 0; warm-ups are negative */
     struct result_case report;              /* what this repeat measured */
     struct plim_pool_refusal refusal;       /* why memory was refused, when it was */
-    uint64_t work_ns;                       /* time inside the workload */
 };
 
 int workload_null(struct workload_run *run, struct plim_err *err);

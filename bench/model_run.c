@@ -1,0 +1,340 @@
+#include "model_run.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <xxhash.h>
+
+#include "heap.h"
+#include "metrics.h"
+#include "plimsoll/clock.h"
+#include "plimsoll/cpu.h"
+#include "plimsoll/process.h"
+#include "plimsoll/random.h"
+#include "plimsoll/units.h"
+
+#define BACKEND "cpu"
+#define DEQUANTISED_ELEMENT_BYTES 4   /* the CPU backend expands weights to fp32, for sgemm */
+#define READ_REFERENCE_NS ((uint64_t)60 * 1000 * 1000)
+
+/* ---- open ---- */
+
+static int random_ids(struct model_run *m, size_t count, struct plim_err *err)
+{
+    struct plim_random random;
+
+    m->ids = heap_calloc(count, sizeof *m->ids, err);
+    if (!m->ids)
+        return -1;
+    m->id_count = count;
+    plim_random_seed(&random, (uint64_t)argument_count(&m->run->request->arguments, "seed"), 0);
+    for (size_t i = 0; i < count; i++)
+        m->ids[i] = (int32_t)plim_random_below(&random, m->info.vocab_size);
+    return 0;
+}
+
+int model_run_open(struct model_run *m, struct workload_run *run, size_t context_tokens, size_t id_count,
+                   struct plim_err *err)
+{
+    struct plim_session_options options = { .context_tokens = context_tokens };
+    uint64_t load_start_ns;
+
+    *m = (struct model_run){ .run = run, .start_ns = plim_now_ns() };
+    if (plim_engine_open(&m->engine, BACKEND, &run->parameters, NULL, err) < 0)
+        return -1;
+    load_start_ns = plim_now_ns();
+    if (plim_model_load(&m->model, m->engine, run->request->model_directory, err) < 0)
+        return -1;
+    m->load_ns = plim_now_ns() - load_start_ns;
+    plim_model_info(m->model, &m->info);
+    if (random_ids(m, id_count, err) < 0)
+        return -1;
+    return plim_session_open(&m->session, m->model, &options, err);
+}
+
+/* ---- forward ---- */
+
+static int take_logits(void *context, size_t first_position, size_t rows, size_t vocab_size, const float *logits,
+                       struct plim_err *err)
+{
+    struct last_logits *out = context;
+    const float *row = logits + (rows - 1) * vocab_size;
+    size_t best = 0;
+
+    for (size_t i = 1; i < vocab_size; i++)
+        if (row[i] > row[best])
+            best = i;
+    if (!isfinite(row[best]))   /* a NaN in front, or an infinity */
+        return plim_err_set(err, PLIM_ERR_INTERNAL, "logits of position %zu are not finite", first_position + rows - 1);
+    out->id = (int32_t)best;
+    if (out->want_digest)
+        out->digest = XXH3_64bits(row, vocab_size * sizeof *row);
+    return 0;
+}
+
+int model_run_fill(struct model_run *m, const int32_t *ids, size_t count, struct plim_err *err)
+{
+    struct plim_forward forward = { .rows = PLIM_LOGITS_NONE };
+
+    return plim_session_forward(m->session, ids, count, &forward, err);
+}
+
+int model_run_forward(struct model_run *m, const int32_t *ids, size_t count, struct last_logits *out,
+                      struct plim_err *err)
+{
+    struct plim_forward forward = { .rows = PLIM_LOGITS_LAST, .callback = take_logits, .context = out };
+
+    return plim_session_forward(m->session, ids, count, &forward, err);
+}
+
+/* ---- time ---- */
+
+static uint64_t process_cpu_ns(void)
+{
+    struct timespec used;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+}
+
+struct stopwatch stopwatch_start(const struct model_run *m)
+{
+    struct stopwatch now;
+
+    plim_engine_counters(m->engine, &now.counters);
+    now.cpu_ns = process_cpu_ns();
+    now.wall_ns = plim_now_ns();
+    return now;
+}
+
+struct stopwatch stopwatch_stop(const struct model_run *m, const struct stopwatch *start)
+{
+    struct stopwatch spent = { .wall_ns = plim_now_ns() - start->wall_ns, .cpu_ns = process_cpu_ns() - start->cpu_ns };
+    const struct plim_counters *from = &start->counters;
+    struct plim_counters to;
+
+    plim_engine_counters(m->engine, &to);
+    spent.counters = (struct plim_counters){
+        .dequant_chunks = to.dequant_chunks - from->dequant_chunks,
+        .dequantised_elements = to.dequantised_elements - from->dequantised_elements,
+        .weight_bytes_read = to.weight_bytes_read - from->weight_bytes_read,
+        .fused_calls = to.fused_calls - from->fused_calls,
+        .chunked_calls = to.chunked_calls - from->chunked_calls,
+        .attention_chunks = to.attention_chunks - from->attention_chunks,
+        .forward_chunks = to.forward_chunks - from->forward_chunks,
+    };
+    return spent;
+}
+
+/* ---- reporting ---- */
+
+int report_number(struct model_run *m, const char *name, double value, struct plim_err *err)
+{
+    struct metric *metric = metric_of_case(&m->run->report, name, err);
+
+    return metric ? metric_add_sample(metric, value, err) : -1;
+}
+
+int report_digest(struct model_run *m, const char *name, uint64_t digest, const char *key, struct plim_err *err)
+{
+    struct metric *metric = metric_of_case(&m->run->report, name, err);
+    char text[17];
+
+    snprintf(text, sizeof text, "%016" PRIx64, digest);
+    return metric ? metric_set_text(metric, text, key, err) : -1;
+}
+
+void logits_key(const struct model_run *m, char *buffer, size_t size)
+{
+    struct plim_err ignored = PLIM_ERR_INIT;
+    char library[256], core[64];
+    enum plim_isa isa = PLIM_ISA_PORTABLE;
+
+    plim_isa_select(&isa, &ignored);
+    plim_blas_describe(library, sizeof library, core, sizeof core);
+    snprintf(buffer, size, "%s/%s/%lld", plim_isa_name(isa), core,
+             (long long)m->run->parameters.count[PLIM_CPU_THREADS]);
+}
+
+int report_work(struct model_run *m, const struct stopwatch *spent, struct plim_err *err)
+{
+    const struct plim_counters *c = &spent->counters;
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {
+        { "cpu_time_ns", (double)spent->cpu_ns },
+        { "cpu_seconds_per_second", (double)spent->cpu_ns / (double)spent->wall_ns },
+        { "dequant_chunks", (double)c->dequant_chunks },
+        { "dequantised_bytes", (double)c->dequantised_elements * DEQUANTISED_ELEMENT_BYTES },
+        { "weight_bytes_read", (double)c->weight_bytes_read },
+        { "fused_calls", (double)c->fused_calls },
+        { "chunked_calls", (double)c->chunked_calls },
+        { "attention_chunks", (double)c->attention_chunks },
+        { "forward_chunks", (double)c->forward_chunks },
+    };
+
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        if (report_number(m, numbers[i].name, numbers[i].value, err) < 0)
+            return -1;
+    return 0;
+}
+
+/* PREFIX_TAG_bytes for every tag that held something. */
+static int report_tags(struct model_run *m, const char *prefix, const uint64_t *bytes, struct plim_err *err)
+{
+    for (int tag = 0; tag < PLIM_TAG_COUNT; tag++) {
+        char name[80];
+
+        if (!bytes[tag])
+            continue;
+        snprintf(name, sizeof name, "%s_%s_bytes", prefix, plim_tag_name((enum plim_tag)tag));
+        if (report_number(m, name, (double)bytes[tag], err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* The peak covers the process's whole life, so it is the workload's own only until the first yardstick is opened. */
+static void note_peak_rss(struct model_run *m)
+{
+    if (!m->run->references->read_open && !m->run->references->gemm_open)
+        m->peak_rss_bytes = plim_peak_rss_bytes();
+}
+
+static int report_memory(struct model_run *m, struct plim_err *err)
+{
+    struct plim_pool_stats s;
+
+    plim_pool_stats(plim_engine_pool(m->engine), &s);
+    if (report_number(m, "peak_requested_fast_bytes", (double)s.peak[PLIM_FAST].total_bytes, err) < 0 ||
+        report_number(m, "peak_requested_slow_bytes", (double)s.peak[PLIM_SLOW].total_bytes, err) < 0 ||
+        report_tags(m, "peak", s.tag_peak_bytes[PLIM_FAST], err) < 0 ||
+        report_tags(m, "peak_slow", s.tag_peak_bytes[PLIM_SLOW], err) < 0 ||
+        report_tags(m, "at_peak", s.peak[PLIM_FAST].bytes, err) < 0 ||
+        report_number(m, "allocation_count", (double)s.allocation_count, err) < 0 ||
+        report_number(m, "peak_reserved_fast_bytes", (double)s.reserved_peak_bytes[PLIM_FAST], err) < 0 ||
+        report_number(m, "peak_reserved_slow_bytes", (double)s.reserved_peak_bytes[PLIM_SLOW], err) < 0)
+        return -1;
+    note_peak_rss(m);
+    return m->peak_rss_bytes ? report_number(m, "peak_rss_bytes", (double)m->peak_rss_bytes, err) : 0;
+}
+
+static uint64_t distance(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : b - a;
+}
+
+int report_prediction(struct model_run *m, const struct plim_plan_request *requests, size_t request_count,
+                      struct plim_err *err)
+{
+    struct plim_plan all = { 0 };
+    struct plim_pool_stats s;
+    uint64_t error;
+
+    for (size_t i = 0; i < request_count; i++) {
+        struct plim_plan plan;
+
+        if (plim_predict(m->run->request->model_directory, BACKEND, &m->run->parameters, &requests[i], &plan, err) < 0)
+            return -1;
+        all.peak_bytes = all.peak_bytes > plan.peak_bytes ? all.peak_bytes : plan.peak_bytes;
+        for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
+            if (plan.tag_peak_bytes[tag] > all.tag_peak_bytes[tag])
+                all.tag_peak_bytes[tag] = plan.tag_peak_bytes[tag];
+    }
+    plim_pool_stats(plim_engine_pool(m->engine), &s);
+    error = distance(all.peak_bytes, s.peak[PLIM_FAST].total_bytes);
+    for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
+        error += distance(all.tag_peak_bytes[tag], s.tag_peak_bytes[PLIM_FAST][tag]);
+    if (report_number(m, "predicted_peak_bytes", (double)all.peak_bytes, err) < 0 ||
+        report_tags(m, "predicted", all.tag_peak_bytes, err) < 0)
+        return -1;
+    return report_number(m, "prediction_error_bytes", (double)error, err);
+}
+
+/* ---- references ---- */
+
+int report_read_reference(struct model_run *m, double bytes_per_s, uint64_t step_bytes, struct plim_err *err)
+{
+    struct references *r = m->run->references;
+    double reference;
+
+    /* Weights that stay in cache are not read at memory's speed: there is nothing to compare with. Warm-ups report
+     * nothing, so they measure nothing either. */
+    if (step_bytes < 2 * last_level_cache_bytes() || m->run->repeat < 0 ||
+        !argument_is_on(&m->run->request->arguments, "bandwidth_reference"))
+        return 0;
+    note_peak_rss(m);
+    if (!r->read_open) {
+        r->read_open = true;
+        if (read_yardstick_open(&r->read, (int)m->run->parameters.count[PLIM_CPU_THREADS], err) < 0)
+            return -1;
+    }
+    if (read_yardstick_measure(&r->read, READ_REFERENCE_NS, &reference, err) < 0)
+        return -1;
+    if (report_number(m, "read_bandwidth_bytes_per_s", reference, err) < 0)
+        return -1;
+    return report_number(m, "read_bandwidth_fraction", bytes_per_s / reference, err);
+}
+
+static size_t layer_shapes(const struct plim_model_info *info, struct gemm_shape shapes[7])
+{
+    size_t hidden = info->hidden_size, inner = info->intermediate_size;
+    size_t q = info->head_count * info->head_dim, kv = info->kv_head_count * info->head_dim;
+
+    shapes[0] = (struct gemm_shape){ hidden, q, 1 };
+    shapes[1] = (struct gemm_shape){ hidden, kv, 2 };
+    shapes[2] = (struct gemm_shape){ q, hidden, 1 };
+    shapes[3] = (struct gemm_shape){ hidden, inner, 2 };
+    shapes[4] = (struct gemm_shape){ inner, hidden, 1 };
+    return 5;
+}
+
+int report_gemm_reference(struct model_run *m, size_t rows, double flops_per_s, struct plim_err *err)
+{
+    struct references *r = m->run->references;
+    double reference;
+
+    if (m->run->repeat < 0 || !argument_is_on(&m->run->request->arguments, "sgemm_reference"))
+        return 0;
+    note_peak_rss(m);
+    if (!r->gemm_open) {
+        r->gemm_open = true;
+        if (gemm_yardstick_open(&r->gemm, rows, r->shapes, layer_shapes(&m->info, r->shapes),
+                                (int)m->run->parameters.count[PLIM_CPU_THREADS], err) < 0)
+            return -1;
+        gemm_yardstick_measure(&r->gemm);   /* warms up */
+    }
+    reference = gemm_yardstick_measure(&r->gemm);
+    if (report_number(m, "sgemm_flops_per_s", reference, err) < 0)
+        return -1;
+    return report_number(m, "sgemm_fraction", flops_per_s / reference, err);
+}
+
+/* ---- close ---- */
+
+int model_run_close(struct model_run *m, int rc, struct plim_err *err)
+{
+    struct plim_err unreported = PLIM_ERR_INIT;
+    uint64_t leaked;
+
+    if (m->engine) {
+        if (rc < 0)
+            plim_pool_last_refusal(plim_engine_pool(m->engine), &m->run->refusal);
+        if (report_memory(m, rc < 0 ? &unreported : err) < 0)
+            rc = -1;
+    }
+    plim_session_close(m->session);
+    plim_model_free(m->model);
+    leaked = plim_engine_close(m->engine);
+    free(m->ids);
+    if (rc == 0 && leaked)
+        rc = plim_err_set(err, PLIM_ERR_INTERNAL, "%llu blocks were still live after everything was closed",
+                          (unsigned long long)leaked);
+    if (rc == 0)
+        rc = report_number(m, "leaked_blocks", (double)leaked, err);
+    return rc;
+}

@@ -1,0 +1,289 @@
+#include "runner.h"
+
+#include <fnmatch.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "fingerprint.h"
+#include "heap.h"
+#include "interrupt.h"
+#include "model_store.h"
+#include "plimsoll/clock.h"
+#include "plimsoll/progress.h"
+#include "plimsoll/units.h"
+
+bool runner_selects(const struct suite_case *c, const char *pattern)
+{
+    return !pattern || fnmatch(pattern, c->id, 0) == 0;
+}
+
+size_t runner_count(const struct suite *suite, const char *pattern)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < suite->case_count; i++)
+        count += runner_selects(&suite->cases[i], pattern);
+    return count;
+}
+
+size_t runner_unexpected(const struct suite *suite, const struct result *result)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < suite->case_count; i++) {
+        const struct result_case *c = result_find_case(result, suite->cases[i].id);
+
+        count += c && c->outcome != suite->cases[i].expect;
+    }
+    return count;
+}
+
+/* ---- the run's own facts ---- */
+
+static int set_start(struct result *result, struct plim_err *err)
+{
+    time_t now = time(NULL);
+    struct tm utc;
+    char text[40];
+
+    gmtime_r(&now, &utc);
+    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    return result_set_string(&result->started_utc, text, err);
+}
+
+static bool wants_yardsticks(const struct suite *suite, const struct run_options *options)
+{
+    bool timed = options->force_yardsticks;
+
+    for (size_t i = 0; i < suite->case_count && !timed; i++)
+        timed = runner_selects(&suite->cases[i], options->case_pattern) && suite->cases[i].workload->timed;
+    return timed;
+}
+
+static int describe(const struct suite *suite, const struct executor *executor, const struct run_options *options,
+                    struct result *result, struct plim_err *err)
+{
+    char *class;
+    int rc;
+
+    if (result_set_string(&result->suite_name, suite->name, err) < 0 ||
+        result_set_string(&result->suite_digest, suite->digest, err) < 0 || set_start(result, err) < 0 ||
+        executor->describe_machine(executor->context, wants_yardsticks(suite, options), result, err) < 0)
+        return -1;
+    class = fingerprint_class(&result->machine, err);
+    rc = class ? result_set_string(&result->machine_class, class, err) : -1;
+    free(class);
+    return rc;
+}
+
+/* Takes over the cases of an earlier run of the same suite on the same machine. */
+static int resume(struct result *result, const char *path, struct plim_err *err)
+{
+    struct result before = { 0 };
+    int rc = -1;
+
+    if (result_read(&before, path, err) < 0)
+        return -1;
+    if (before.is_baseline)
+        plim_err_input(err, "%s is a baseline, not a result that can be continued", path);
+    else if (!before.suite_digest || strcmp(before.suite_digest, result->suite_digest) != 0)
+        plim_err_input(err, "%s was made by another version of suite %s; run it anew", path,
+                       before.suite_name ? before.suite_name : "?");
+    else if (!before.machine_class || strcmp(before.machine_class, result->machine_class) != 0)
+        plim_err_set(err, PLIM_ERR_COMPARE, "%s was measured on %s, this is %s; run it anew", path,
+                     before.machine_class ? before.machine_class : "?", result->machine_class);
+    else
+        rc = 0;
+    if (rc == 0) {
+        free(result->started_utc);
+        result->started_utc = before.started_utc;
+        result->cases = before.cases;
+        result->case_count = before.case_count;
+        before.started_utc = NULL;
+        before.cases = NULL;
+        before.case_count = 0;
+    }
+    result_release(&before);
+    return rc;
+}
+
+/* ---- one case ---- */
+
+struct run {
+    const struct suite *suite;
+    const struct executor *executor;
+    const struct run_options *options;
+    struct result *result;
+    struct plim_progress progress;
+    size_t done;              /* cases, resumed ones included */
+    const char *id;           /* of the case that runs */
+};
+
+static void on_progress(void *context, int64_t done, int64_t total, const char *text)
+{
+    struct run *run = context;
+    char detail[400];
+
+    (void)done;
+    (void)total;
+    snprintf(detail, sizeof detail, "%s, %s", run->id, text);
+    plim_progress_update(&run->progress, run->done, detail);
+}
+
+static int copy_facts(struct facts *to, const struct facts *from, struct plim_err *err)
+{
+    for (size_t i = 0; i < from->count; i++)
+        if ((from->items[i].text ? facts_set_text(to, from->items[i].name, from->items[i].text, err)
+                                 : facts_set_number(to, from->items[i].name, from->items[i].number, err)) < 0)
+            return -1;
+    return 0;
+}
+
+/* Every parameter as it was in force, so that a result can be read without the program that made it. */
+static int record_parameters(struct result_case *out, const struct plim_parameters *set, struct plim_err *err)
+{
+    struct plim_parameters resolved = *set;
+
+    if (plim_parameters_resolve(&resolved, err) < 0)
+        return -1;
+    for (int p = 0; p < PLIM_PARAMETER_COUNT; p++) {
+        char text[64];
+
+        plim_parameters_format(&resolved, (enum plim_parameter)p, text, sizeof text);
+        if (facts_set_text(&out->parameters, plim_parameter_row((enum plim_parameter)p)->name, text, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int describe_case(const struct run *run, const struct suite_case *c, struct result_case *out,
+                         struct plim_err *err)
+{
+    const char *model = c->model == SIZE_MAX ? "" : run->suite->models[c->model].name;
+
+    if (result_set_string(&out->id, c->id, err) < 0 || result_set_string(&out->model, model, err) < 0 ||
+        result_set_string(&out->workload, c->workload->name, err) < 0 ||
+        copy_facts(&out->arguments, &c->arguments, err) < 0)
+        return -1;
+    return record_parameters(out, &c->parameters, err);
+}
+
+static int execute(struct run *run, const struct suite_case *c, struct result_case *out, struct plim_err *err)
+{
+    struct execution execution = { .timeout_ns = (uint64_t)(c->timeout_s * 1e9), .progress = on_progress,
+                                   .progress_context = run };
+    struct case_request request = { .workload = c->workload, .parameters = c->parameters, .warmup = c->warmup,
+                                    .repeats = run->options->repeats ? run->options->repeats : c->repeats };
+    int rc = -1;
+
+    if (!(request.id = heap_strdup(c->id, err)) || copy_facts(&request.arguments, &c->arguments, err) < 0)
+        goto out;
+    if (c->model != SIZE_MAX &&
+        !(request.model_directory = model_store_path(&run->suite->models[c->model], run->options->models_directory, err)))
+        goto out;
+    rc = run->executor->run_case(run->executor->context, &request, &execution, out, err);
+
+out:
+    case_request_release(&request);
+    return rc;
+}
+
+static void report_line(const struct run *run, const struct result_case *c, uint64_t took_ns)
+{
+    char duration[32];
+
+    if (!run->options->progress || run->progress.terminal)
+        return;
+    fprintf(run->options->progress, "[%zu/%zu] %s: %s%s%s (%s)\n", run->done, (size_t)run->progress.total, c->id,
+            outcome_name(c->outcome), *c->detail ? ": " : "", c->detail,
+            plim_format_duration(duration, sizeof duration, took_ns));
+}
+
+/* Nothing is added to the result unless the case has an outcome. */
+static int run_one(struct run *run, const struct suite_case *c, struct plim_err *err)
+{
+    struct result_case made = { 0 };
+    struct result_case *slot;
+    uint64_t start_ns = plim_now_ns();
+    int rc = -1;
+
+    run->id = c->id;
+    plim_progress_update(&run->progress, run->done, c->id);
+    if (describe_case(run, c, &made, err) < 0 || execute(run, c, &made, err) < 0)
+        goto out;
+    for (size_t i = 0; i < made.metric_count; i++)
+        made.metrics[i].gate = suite_gate_of(c, made.metrics[i].name, made.metrics[i].class);
+    slot = result_add_case(run->result, c->id, err);
+    if (!slot)
+        goto out;
+    case_release(slot);
+    *slot = made;
+    made = (struct result_case){ 0 };
+    run->done++;
+    report_line(run, slot, plim_now_ns() - start_ns);
+    rc = 0;
+
+out:
+    case_release(&made);
+    return rc;
+}
+
+/* ---- all of them ---- */
+
+static int save(const struct run *run, struct plim_err *err)
+{
+    return run->options->output ? result_write(run->result, run->options->output, err) : 0;
+}
+
+static int run_cases(struct run *run, struct plim_err *err)
+{
+    for (size_t i = 0; i < run->suite->case_count; i++) {
+        const struct suite_case *c = &run->suite->cases[i];
+
+        if (!runner_selects(c, run->options->case_pattern) || result_find_case(run->result, c->id))
+            continue;
+        if (interrupt_requested())
+            return plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted");
+        if (run_one(run, c, err) < 0 || save(run, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static size_t count_recorded(const struct run *run)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < run->suite->case_count; i++)
+        count += runner_selects(&run->suite->cases[i], run->options->case_pattern) &&
+                 result_find_case(run->result, run->suite->cases[i].id) != NULL;
+    return count;
+}
+
+int runner_run(const struct suite *suite, const struct executor *executor, const struct run_options *options,
+               struct result *result, struct plim_err *err)
+{
+    struct run run = { .suite = suite, .executor = executor, .options = options, .result = result };
+    uint64_t start_ns = plim_now_ns();
+    int rc = -1;
+
+    *result = (struct result){ 0 };
+    plim_progress_start(&run.progress, options->progress, suite->name, "cases", runner_count(suite, options->case_pattern));
+    if (describe(suite, executor, options, result, err) < 0 ||
+        (options->resume && resume(result, options->resume, err) < 0))
+        goto out;
+    run.done = count_recorded(&run);
+    if (save(&run, err) < 0)   /* a disk that is full is found before the work, not after it */
+        goto out;
+    rc = run_cases(&run, err);
+    result->complete = rc == 0 && result->case_count >= suite->case_count;
+    if (rc == 0)
+        rc = facts_set_number(&result->recorded, "run_seconds", (double)(plim_now_ns() - start_ns) / 1e9, err);
+    if (rc == 0)
+        rc = save(&run, err);
+
+out:
+    plim_progress_finish(&run.progress);
+    return rc;
+}

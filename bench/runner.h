@@ -1,0 +1,45 @@
+#ifndef PLIM_RUNNER_H
+#define PLIM_RUNNER_H
+
+/*
+ * The runner: takes the cases of a suite through an executor, one after the other, and writes the result after each, so
+ * that a run that dies is a valid file that --resume continues.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include "executor.h"
+#include "plimsoll/err.h"
+#include "result.h"
+#include "suite.h"
+
+struct run_options {
+    const char *output;             /* the result file; NULL: only in memory */
+    const char *resume;             /* a result of this suite to continue; NULL: start anew */
+    const char *case_pattern;       /* fnmatch pattern for case ids; NULL: all */
+    const char *models_directory;   /* where the suite's models are */
+    int repeats;                    /* 0: as the suite says */
+    bool force_yardsticks;          /* also when the suite has nothing to time */
+    FILE *progress;                 /* bar or lines; NULL: silent */
+};
+
+/* How many cases of the suite `pattern` (NULL: all) selects. */
+size_t runner_count(const struct suite *suite, const char *pattern);
+bool runner_selects(const struct suite_case *c, const char *pattern);
+
+/*
+ * Runs. `result` is empty before, and holds what was measured so far after a failure too: an interrupt
+ * (PLIM_ERR_INTERRUPTED), a full disk, a worker that cannot be started. Cases that crash are no failure.
+ */
+int runner_run(const struct suite *suite, const struct executor *executor, const struct run_options *options,
+               struct result *result, struct plim_err *err);
+
+/* How many recorded cases of the suite did not end as it expects. */
+size_t runner_unexpected(const struct suite *suite, const struct result *result);
+
+/* The table that ends a run. */
+int runner_print(const struct suite *suite, const struct result *result, FILE *out, struct plim_err *err);
+
+#endif
