@@ -111,13 +111,11 @@ static int init_exl2(struct backend *backend, struct cpu_matrix *matrix, const s
 int cpu_matrix_init(struct backend *backend, struct matrix *matrix, const struct linear_source *source,
                     struct plim_err *err)
 {
+    *matrix = (struct matrix){ source->in_features, source->out_features, NULL };
     struct cpu_matrix *made = plim_pool_calloc(backend->pool, PLIM_FAST, PLIM_TAG_WEIGHTS, 1, sizeof *made, err);
     if (!made)
         return -1;
-    matrix->in_features = source->in_features;
-    matrix->out_features = source->out_features;
     matrix->impl = made;
-
     made->kernels = linear_kernels(cpu_isa(backend));
     if ((source->is_exl2 ? init_exl2 : init_dense)(backend, made, source, err) < 0)
         goto fail;
