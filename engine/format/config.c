@@ -126,6 +126,16 @@ static int read_factor(const struct config_keys *keys, const char *const *names,
     return config_number(keys, names, fallback, FACTOR_LOW, FACTOR_HIGH, out, err);
 }
 
+/* Factors that are in range one by one may not be so together. */
+static int set_scale(const struct config_keys *keys, const char *which, double value, float *out, struct plim_err *err)
+{
+    if (!(value >= FACTOR_LOW && value <= FACTOR_HIGH))
+        return plim_json_err(keys->root, err, "the %s scale comes to %g; expected %g to %g", which, value, FACTOR_LOW,
+                             FACTOR_HIGH);
+    *out = (float)value;
+    return 0;
+}
+
 /* Granite's and MiniCPM's factors, accepted for every architecture; both families put them on the same places. */
 static int read_scales(struct model_config *config, const struct architecture *architecture,
                        const struct config_keys *keys, struct plim_err *err)
@@ -145,11 +155,13 @@ static int read_scales(struct model_config *config, const struct architecture *a
         return -1;
     if (read_factor(keys, KEY("attention_multiplier"), 1 / sqrt(query_scalar), &attention, err) < 0)
         return -1;
-    config->embedding_scale = (float)(architecture->scaled_embedding ? embedding * sqrt(hidden) : embedding);
-    config->residual_scale = (float)residual;
-    config->logit_scale = (float)(logit / logits_divisor * (base_hidden / hidden));
-    config->attention_scale = (float)attention;
-    return 0;
+    if (architecture->scaled_embedding)
+        embedding *= sqrt(hidden);
+    if (set_scale(keys, "embedding", embedding, &config->embedding_scale, err) < 0 ||
+        set_scale(keys, "residual", residual, &config->residual_scale, err) < 0 ||
+        set_scale(keys, "logit", logit / logits_divisor * (base_hidden / hidden), &config->logit_scale, err) < 0)
+        return -1;
+    return set_scale(keys, "attention", attention, &config->attention_scale, err);
 }
 
 /* Null means no cap; 0 would be one that lets nothing through. */

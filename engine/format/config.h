@@ -86,7 +86,6 @@ int model_config_parse(struct model_config *config, const char *document, const 
 char *model_config_format(const struct model_config *config, struct plim_err *err);
 
 /* inv_freq [head_dim / 2] and the factor on sin and cos. */
-void rope_frequencies(const struct rope_config *rope, size_t head_dim, size_t max_positions, double *inv_freq,
-                      double *sin_cos_factor);
+void rope_frequencies(const struct rope_config *rope, size_t head_dim, double *inv_freq, double *sin_cos_factor);
 
 #endif

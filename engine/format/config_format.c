@@ -1,10 +1,12 @@
 /* Writing config.json: the keys that transformers and ExLlamaV2 read, so that reading gives the same struct again. */
 
 #include <math.h>
-#include <string.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #include "architecture.h"
 #include "config.h"
+#include "config_keys.h"
 #include "rope_config.h"
 
 /* A JSON object being filled; the first failure (memory) sticks. */
@@ -21,9 +23,21 @@ static void add(struct output *out, const char *key, cJSON *value)
     }
 }
 
+/* The shortest text that reads back exactly; cJSON's own is content with a difference in the last place. */
+static cJSON *create_number(double value)
+{
+    char text[32];
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value)
+            break;
+    }
+    return cJSON_CreateRaw(text);
+}
+
 static void add_number(struct output *out, const char *key, double value)
 {
-    add(out, key, cJSON_CreateNumber(value));
+    add(out, key, create_number(value));
 }
 
 static void add_count(struct output *out, const char *key, size_t value)
@@ -44,7 +58,7 @@ static void add_string(struct output *out, const char *key, const char *value)
 /* null when 0, which is how a feature is switched off. */
 static void add_number_or_null(struct output *out, const char *key, double value)
 {
-    add(out, key, value > 0 ? cJSON_CreateNumber(value) : cJSON_CreateNull());
+    add(out, key, value > 0 ? create_number(value) : cJSON_CreateNull());
 }
 
 /* A new object under `key`, owned by its parent. */
@@ -84,7 +98,7 @@ static void add_layer_parts(struct output *out, const struct model_config *c, co
 static void add_attention_scale(struct output *out, const struct model_config *c, const struct architecture *a)
 {
     double scalar = rint(1 / ((double)c->attention_scale * (double)c->attention_scale));
-    bool whole = (float)(1 / sqrt(scalar)) == c->attention_scale;
+    bool whole = scalar <= FACTOR_HIGH && (float)(1 / sqrt(scalar)) == c->attention_scale;
     if (a->query_scalar > 0 && whole)
         add_number(out, "query_pre_attn_scalar", scalar);
     else if (!whole || scalar != (double)c->head_dim)

@@ -51,8 +51,8 @@ int config_number_in(struct plim_json value, double fallback, double low, double
 #define CONFIG_MAX_VOCAB        ((size_t)1 << 24)
 #define CONFIG_MAX_POSITIONS    ((size_t)1 << 30)
 
-/* What a factor may be: wide enough for every real model, narrow enough for fp32. */
-#define FACTOR_LOW  1e-12
-#define FACTOR_HIGH 1e12
+/* What a factor may be: wide enough for every real model, narrow enough for fp32; rounding to fp32 stays inside. */
+#define FACTOR_LOW  0x1p-40
+#define FACTOR_HIGH 0x1p40
 
 #endif

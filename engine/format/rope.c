@@ -51,11 +51,9 @@ static double yarn_frequency(const struct rope_config *rope, double frequency, d
     return frequency / rope->factor * ramp + frequency * (1 - ramp);
 }
 
-void rope_frequencies(const struct rope_config *rope, size_t head_dim, size_t max_positions, double *inv_freq,
-                      double *sin_cos_factor)
+void rope_frequencies(const struct rope_config *rope, size_t head_dim, double *inv_freq, double *sin_cos_factor)
 {
     double low = 0, high = 1;
-    (void)max_positions;
     if (rope->kind == ROPE_YARN)
         yarn_range(rope, head_dim, &low, &high);
     for (size_t j = 0; j < head_dim / 2; j++) {

@@ -8,8 +8,7 @@
 
 #include <math.h>
 
-#define THETA_LOW  1.0001   /* at 1 every frequency is the same, and yarn divides by its logarithm */
-#define THETA_HIGH 1e12
+#define THETA_LOW 1.0001   /* at 1 every frequency is the same, and yarn divides by its logarithm */
 
 static const char *const kind_names[] = { [ROPE_DEFAULT] = "default", [ROPE_LINEAR] = "linear",
                                           [ROPE_LLAMA3] = "llama3",   [ROPE_YARN] = "yarn",
@@ -100,6 +99,9 @@ static int read_yarn(struct rope_config *rope, struct plim_json dictionary, size
         inferred = yarn_mscale(rope->factor, mscale) / yarn_mscale(rope->factor, mscale_all_dim);
     else
         inferred = yarn_mscale(rope->factor, 1.0);
+    if (!(inferred >= FACTOR_LOW && inferred <= FACTOR_HIGH))
+        return plim_json_err(dictionary, err, "mscale %g and mscale_all_dim %g make an attention factor of %g", mscale,
+                             mscale_all_dim, inferred);
     if (read_optional(dictionary, "attention_factor", inferred, FACTOR_LOW, &rope->attention_factor, err) < 0)
         return -1;
     rope->truncate = true;
@@ -150,7 +152,7 @@ int rope_config_read(struct model_config *config, const struct architecture *arc
     struct plim_json scaling = config_find(keys, KEY("rope_scaling")).json;
     struct plim_json parameters = config_find(keys, KEY("rope_parameters")).json;
     if (check_whole_head(config_find(keys, KEY("partial_rotary_factor")).json, err) < 0 ||
-        config_number(keys, KEY("rope_theta"), architecture->rope_theta, THETA_LOW, THETA_HIGH, &theta, err) < 0)
+        config_number(keys, KEY("rope_theta"), architecture->rope_theta, THETA_LOW, FACTOR_HIGH, &theta, err) < 0)
         return -1;
     if (parameters.node && plim_json_object(parameters, err) < 0)
         return -1;
@@ -162,7 +164,7 @@ int rope_config_read(struct model_config *config, const struct architecture *arc
     config->rope_local = config->rope;
     if (!by_layer_type)
         return 0;
-    if (config_number(keys, KEY("rope_local_base_freq"), architecture->rope_local_theta, THETA_LOW, THETA_HIGH,
+    if (config_number(keys, KEY("rope_local_base_freq"), architecture->rope_local_theta, THETA_LOW, FACTOR_HIGH,
                       &local_theta, err) < 0)
         return -1;
     return read_rotation(&config->rope_local, plim_json_get(parameters, "sliding_attention"), local_theta, keys,

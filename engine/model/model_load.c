@@ -242,11 +242,11 @@ static int load_ropes(struct plim_model *model, struct plim_err *err)
 {
     const struct model_config *c = config_of(model);
 
-    if (rope_init(&model->rope, pool_of(model), &c->rope, c->head_dim, c->max_positions, err) < 0)
+    if (rope_init(&model->rope, pool_of(model), &c->rope, c->head_dim, err) < 0)
         return -1;
     if (!model_has_local_rope(c))
         return 0;
-    return rope_init(&model->rope_local, pool_of(model), &c->rope_local, c->head_dim, c->max_positions, err);
+    return rope_init(&model->rope_local, pool_of(model), &c->rope_local, c->head_dim, err);
 }
 
 static int load_parts(struct plim_model *model, const char *directory, struct plim_err *err)

@@ -8,7 +8,7 @@
 #define PIECE_ELEMENTS 4096
 
 int rope_init(struct rope *rope, struct plim_pool *pool, const struct rope_config *config, size_t head_dim,
-              size_t max_positions, struct plim_err *err)
+              struct plim_err *err)
 {
     if (head_dim % 2 != 0 || head_dim > PIECE_ELEMENTS)
         return plim_err_input(err, "head_dim %zu: rotary embedding needs an even number up to %d", head_dim,
@@ -16,7 +16,7 @@ int rope_init(struct rope *rope, struct plim_pool *pool, const struct rope_confi
     rope->inv_freq = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_METADATA, head_dim / 2, sizeof *rope->inv_freq, err);
     if (!rope->inv_freq)
         return -1;
-    rope_frequencies(config, head_dim, max_positions, rope->inv_freq, &rope->sin_cos_factor);
+    rope_frequencies(config, head_dim, rope->inv_freq, &rope->sin_cos_factor);
     return 0;
 }
 

@@ -18,7 +18,7 @@ struct rope {
 };
 
 int rope_init(struct rope *rope, struct plim_pool *pool, const struct rope_config *config, size_t head_dim,
-              size_t max_positions, struct plim_err *err);
+              struct plim_err *err);
 void rope_release(struct rope *rope, struct plim_pool *pool);
 
 /*

@@ -51,7 +51,7 @@ static void expect_rotation(const char *name, const struct rope_config *rope, co
         return;
     struct plim_json list = plim_json_get(expect, "inv_freq");
     cr_assert_eq(plim_json_length(list), config->head_dim / 2, "%s", name);
-    rope_frequencies(rope, config->head_dim, config->max_positions, inv_freq, &factor);
+    rope_frequencies(rope, config->head_dim, inv_freq, &factor);
     cr_assert_float_eq(factor, number(expect, "factor"), 1e-12, "%s: factor %.9g", name, factor);
     size_t j = 0;
     for (const cJSON *node = list.node->child; node; node = node->next, j++)
@@ -146,8 +146,9 @@ Test(config, what_is_written_reads_back)
     for_each_case(expect_round_trip);
 }
 
-static const char minimal[] = "{\"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 64, \"intermediate_size\": 96,"
-                              " \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"vocab_size\": 100";
+static const char minimal[] = "{\"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 64, "
+                              "\"intermediate_size\": 96, \"num_hidden_layers\": 2, "
+                              "\"num_attention_heads\": 4, \"vocab_size\": 100";
 
 /* The minimal file with more keys. */
 static int parse_with(struct model_config *config, const char *more, struct plim_err *err)
@@ -189,8 +190,8 @@ Test(config, minicpm_scale_factors)
 
 Test(config, other_names_of_sizes)
 {
-    static const char text[] = "{\"architectures\": [\"LlamaForCausalLM\"], \"n_embd\": 64, \"n_inner\": 96, \"n_layer\": 3, "
-                               "\"n_head\": 4, \"vocab_size\": 100.0, \"n_positions\": 77}";
+    static const char text[] = "{\"architectures\": [\"LlamaForCausalLM\"], \"n_embd\": 64, \"n_inner\": 96, "
+                               "\"n_layer\": 3, \"n_head\": 4, \"vocab_size\": 100.0, \"n_positions\": 77}";
     static struct model_config config;
     struct plim_err err = PLIM_ERR_INIT;
     expect_ok(model_config_parse(&config, "config.json", text, strlen(text), &err), &err);
@@ -302,6 +303,9 @@ Test(config_bad, one_key)
         { "\"eos_token_id\": \"</s>\"", "eos_token_id: found a string" },
         { "\"eos_token_id\": [1, 2, 3, 4, 5, 6, 7, 8, 9]", "eos_token_id: 9 entries, expected at most 8" },
         { "\"eos_token_id\": [1, \"x\"]", "eos_token_id[1]: found a string" },
+        { "\"logit_scale\": 1e-9, \"logits_scaling\": 1e9", "the logit scale comes to 1e-18" },
+        { "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 1e9, \"mscale\": 1e12, \"mscale_all_dim\": 1e-9}",
+          "make an attention factor of " },
         { "\"use_bidirectional_attention\": true", "use_bidirectional_attention: only causal attention" },
         { "\"quantization_config\": {\"quant_method\": \"gptq\"}",
           "quantization_config.quant_method: unknown \"gptq\"; expected exl2" },
@@ -343,8 +347,9 @@ Test(config_bad, sizes)
 
 Test(config_bad, hidden_size_without_head_dim)
 {
-    static const char text[] = "{\"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 66, \"intermediate_size\": 96,"
-                               " \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"vocab_size\": 100}";
+    static const char text[] = "{\"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 66, "
+                               "\"intermediate_size\": 96, \"num_hidden_layers\": 2, "
+                              "\"num_attention_heads\": 4, \"vocab_size\": 100}";
     static struct model_config config;
     struct plim_err err = PLIM_ERR_INIT;
     expect_input_error(model_config_parse(&config, "config.json", text, strlen(text), &err), &err,
@@ -367,7 +372,8 @@ Test(config_bad, layer_types)
         char text[700];
         snprintf(text, sizeof text,
                  "{\"architectures\": [\"Gemma2ForCausalLM\"], \"hidden_size\": 64, \"intermediate_size\": 96, "
-                 "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"vocab_size\": 100, \"layer_types\": %s}",
+                 "\"num_hidden_layers\": 2, "
+                              "\"num_attention_heads\": 4, \"vocab_size\": 100, \"layer_types\": %s}",
                  cases[i].more);
         expect_input_error(model_config_parse(&config, "config.json", text, strlen(text), &err), &err, cases[i].text);
     }

@@ -69,7 +69,7 @@ Test(safetensors_bad, entries)
     expect_header_refused("{" ENTRY("a", "F7", "[1]", 0, 4) "}", 4, "tensor a: dtype F7, expected F32");
     expect_header_refused("{" ENTRY("a", "f32", "[1]", 0, 4) "}", 4, "tensor a: dtype f32");
     expect_header_refused("{" ENTRY("a", "BOOL", "[1]", 0, 1) "}", 1, "tensor a: dtype BOOL");
-    expect_header_refused("{\"a\":{\"dtype\":1,\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "tensor a: dtype is missing");
+    expect_header_refused("{\"a\":{\"dtype\":1,\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "a: dtype is missing");
     expect_header_refused("{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4, "tensor a: shape is missing");
     expect_header_refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, "tensor a: data_offsets is missing");
     expect_header_refused("{\"a\":[]}", 4, "tensor a: not an object");
@@ -136,9 +136,9 @@ Test(safetensors_bad, lengths)
         { { 0 }, 0, "truncated: 0 bytes" },
         { { 2 }, 7, "truncated: 7 bytes" },
         { { 3, 0, 0, 0, 0, 0, 0, 0, '{', '}' }, 10, "header length 3, but only 2 bytes follow" },
-        { { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, '{', '}' }, 10, "header length 18446744073709551615 is over" },
+        { { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, '{', '}' }, 10, "header length 18446744073709551615" },
         { { 1, 0xe1, 0xf5, 5, 0, 0, 0, 0, '{', '}' }, 10, "header length 100000001 is over the limit" },
-        { { 0, 0xe1, 0xf5, 5, 0, 0, 0, 0, '{', '}' }, 10, "truncated, or no safetensors file: header length 100000000" },
+        { { 0, 0xe1, 0xf5, 5, 0, 0, 0, 0, '{', '}' }, 10, "no safetensors file: header length 100000000" },
         { { 0 }, 8, "does not begin with '{'" },
         { { 'P', 'K', 3, 4, 0, 0, 0, 0, 0, 0 }, 10, "no safetensors file" },
     };
@@ -340,9 +340,9 @@ Test(tensor_store, missing_paths)
     struct tensor_store *store = NULL;
     expect_input_error(tensor_store_open_file(&store, pool, FIXTURE "/nothing.safetensors", &err), &err, "nothing");
     plim_err_clear(&err);
-    expect_input_error(tensor_store_open_directory(&store, pool, FIXTURE "/nowhere", true, &err), &err, "nowhere: No such");
+    expect_input_error(tensor_store_open_directory(&store, pool, FIXTURE "/nowhere", true, &err), &err, "nowhere: No");
     plim_err_clear(&err);
-    expect_input_error(tensor_store_open_directory(&store, pool, FIXTURE "/README.md", true, &err), &err, "README.md: ");
+    expect_input_error(tensor_store_open_directory(&store, pool, FIXTURE "/README.md", true, &err), &err, "README.md:");
     test_pool_close(pool);
 }
 
@@ -398,11 +398,12 @@ Test(safetensors_writer, round_trip)
     for (size_t i = 0; i < LARGE; i++)
         large[i] = (uint8_t)(i * 2654435761u >> 24);
     const float scalar = 1.5f;
+    const char odd_name[] = "odd \"name\"\\\n\xc3\xa9";
     const int32_t words[6] = { 1, -2, 3, -4, 5, -6 };
 
     expect_ok(safetensors_writer_open(&writer, d.pool, path, &err), &err);
     expect_ok(safetensors_writer_declare(writer, "large", DTYPE_U8, 1, (size_t[]){ LARGE }, &err), &err);
-    expect_ok(safetensors_writer_declare(writer, "odd \"name\"\\\n\xc3\xa9", DTYPE_I32, 2, (size_t[]){ 2, 3 }, &err), &err);
+    expect_ok(safetensors_writer_declare(writer, odd_name, DTYPE_I32, 2, (size_t[]){ 2, 3 }, &err), &err);
     expect_ok(safetensors_writer_declare(writer, "scalar", DTYPE_F32, 0, NULL, &err), &err);
     expect_ok(safetensors_writer_declare(writer, "empty", DTYPE_F16, 2, (size_t[]){ 0, 4 }, &err), &err);
     for (size_t done = 0, piece = 1; done < LARGE; done += piece, piece = piece * 3 + 1) {   /* 1 byte to 1.2 MiB */
@@ -420,7 +421,7 @@ Test(safetensors_writer, round_trip)
     const struct tensor *tensor = tensor_store_find(store, "large");
     cr_assert_eq(memcmp(tensor->data, large, LARGE), 0);
     cr_assert_eq((uintptr_t)tensor->data % 64, 0, "the first tensor is aligned");
-    tensor = tensor_store_find(store, "odd \"name\"\\\n\xc3\xa9");
+    tensor = tensor_store_find(store, odd_name);
     cr_assert_not_null(tensor);
     cr_assert_eq(tensor->shape[1], 3);
     cr_assert_eq(memcmp(tensor->data, words, sizeof words), 0);
