@@ -36,10 +36,16 @@ static int random_ids(struct model_run *m, size_t count, struct plim_err *err)
     return 0;
 }
 
+int model_run_open_session(struct model_run *m, size_t context_tokens, struct plim_err *err)
+{
+    struct plim_session_options options = { .context_tokens = context_tokens };
+
+    return plim_session_open(&m->session, m->model, &options, err);
+}
+
 int model_run_open(struct model_run *m, struct workload_run *run, size_t context_tokens, size_t id_count,
                    struct plim_err *err)
 {
-    struct plim_session_options options = { .context_tokens = context_tokens };
     uint64_t load_start_ns;
 
     *m = (struct model_run){ .run = run, .start_ns = plim_now_ns() };
@@ -52,7 +58,7 @@ int model_run_open(struct model_run *m, struct workload_run *run, size_t context
     plim_model_info(m->model, &m->info);
     if (random_ids(m, id_count, err) < 0)
         return -1;
-    return plim_session_open(&m->session, m->model, &options, err);
+    return context_tokens ? model_run_open_session(m, context_tokens, err) : 0;
 }
 
 /* ---- forward ---- */

@@ -27,9 +27,13 @@ struct model_run {
     int64_t peak_rss_bytes;         /* taken before a yardstick's buffers would count; 0: not yet */
 };
 
-/* Opens everything and makes `id_count` random ids. The context is as large as `context_tokens`. */
+/*
+ * Opens everything and makes `id_count` random ids. With `context_tokens` 0 no session is opened yet: it follows with
+ * model_run_open_session, when it is known how long it must be.
+ */
 int model_run_open(struct model_run *m, struct workload_run *run, size_t context_tokens, size_t id_count,
                    struct plim_err *err);
+int model_run_open_session(struct model_run *m, size_t context_tokens, struct plim_err *err);
 
 /*
  * Closes everything and reports what memory was used; `rc` is what the work returned. When memory was refused, keeps why.

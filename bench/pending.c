@@ -4,7 +4,6 @@
 
 #include "plimsoll/synthetic.h"
 #include "verb.h"
-#include "workload_run.h"
 
 __attribute__((weak)) const struct plim_synthetic_preset *plim_synthetic_presets(void)
 {
@@ -24,30 +23,4 @@ int verb_model(int argc, char **argv)
     (void)argc;
     (void)argv;
     return refuse("model");
-}
-
-int verb_generate(int argc, char **argv)
-{
-    (void)argc;
-    (void)argv;
-    return refuse("generate");
-}
-
-int verb_perplexity(int argc, char **argv)
-{
-    (void)argc;
-    (void)argv;
-    return refuse("perplexity");
-}
-
-int workload_generate(struct workload_run *run, struct plim_err *err)
-{
-    (void)run;
-    return plim_err_input(err, "generate is not part of this build yet");
-}
-
-int workload_perplexity(struct workload_run *run, struct plim_err *err)
-{
-    (void)run;
-    return plim_err_input(err, "perplexity is not part of this build yet");
 }
