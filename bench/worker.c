@@ -10,6 +10,7 @@
 #include "heap.h"
 #include "plimsoll/clock.h"
 #include "protocol.h"
+#include "share.h"
 #include "version.h"
 #include "yardstick.h"
 
@@ -172,7 +173,44 @@ static int run_once(const struct case_request *request, struct references *refer
     return rc;
 }
 
-static int serve_case(const struct case_request *request, int output, uint64_t *work_ns, struct plim_err *err)
+/* Files that arguments name, found and made absolute. */
+static int settle_files(struct case_request *request, struct plim_err *err)
+{
+    for (const struct argument_row *row = request->workload->arguments; row->name; row++) {
+        const char *name = argument_text(&request->arguments, row->name);
+        char *found = NULL, *path = NULL;
+        int rc = 0;
+
+        if (row->type != ARGUMENT_FILE || !*name)
+            continue;
+        found = share_locate(name, err);
+        path = found ? realpath(found, NULL) : NULL;
+        if (path)
+            rc = facts_set_text(&request->arguments, row->name, path, err);
+        else
+            rc = found ? plim_err_input(err, "%s: there is no file %s", row->name, name) : -1;
+        free(found);
+        free(path);
+        if (rc < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/*
+ * Goes to the model's directory and calls it ".". The engine keeps paths in its metadata, and requested bytes must be the
+ * same wherever the models are.
+ */
+static int enter_model_directory(struct case_request *request, struct plim_err *err)
+{
+    if (!request->model_directory)
+        return 0;
+    if (chdir(request->model_directory) < 0)
+        return plim_err_errno(err, "model %s", request->model_directory);
+    return result_set_string(&request->model_directory, ".", err);
+}
+
+static int run_all(const struct case_request *request, int output, uint64_t *work_ns, struct plim_err *err)
 {
     struct references references = { 0 };
     int total = request->warmup + request->repeats, rc = 0;
@@ -183,6 +221,21 @@ static int serve_case(const struct case_request *request, int output, uint64_t *
             rc = run_once(request, &references, i - request->warmup, output, work_ns, err);
     }
     references_close(&references);
+    return rc;
+}
+
+static int serve_case(struct case_request *request, int output, uint64_t *work_ns, struct plim_err *err)
+{
+    char *model = request->model_directory ? heap_strdup(request->model_directory, err) : NULL;
+    int rc = -1;
+
+    if (request->model_directory && !model)
+        return -1;
+    if (settle_files(request, err) == 0 && enter_model_directory(request, err) == 0)
+        rc = run_all(request, output, work_ns, err);
+    if (rc < 0 && model && err->kind == PLIM_ERR_INPUT)   /* "./config.json" tells nobody where */
+        plim_err_wrap(err, "in %s", model);
+    free(model);
     return rc;
 }
 

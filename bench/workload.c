@@ -49,7 +49,7 @@ static const struct argument_row generate_arguments[] = {
 };
 
 static const struct argument_row perplexity_arguments[] = {
-    { "text", ARGUMENT_TEXT, "", 0, 0, NULL, "file for the model's tokenizer; empty: random ids" },
+    { "text", ARGUMENT_FILE, "", 0, 0, NULL, "file for the model's tokenizer; empty: random ids" },
     { "tokens", ARGUMENT_COUNT, "2Ki", 2, TOKENS_LIMIT, NULL, "how many tokens to take" },
     { "window", ARGUMENT_COUNT, "512", 2, TOKENS_LIMIT, NULL, "tokens run from an empty cache" },
     ROW_SEED,
@@ -175,7 +175,7 @@ int argument_set(const struct workload *workload, struct facts *arguments, const
         return refuse_unknown(workload, name, err);
     if (row->type == ARGUMENT_COUNT || row->type == ARGUMENT_NUMBER)
         return set_number(row, arguments, text, err);
-    if (row->type == ARGUMENT_TEXT)
+    if (row->type == ARGUMENT_TEXT || row->type == ARGUMENT_FILE)
         return facts_set_text(arguments, row->name, text, err);
 
     choices = row->type == ARGUMENT_SWITCH ? switch_names : row->choices;

@@ -22,7 +22,8 @@ enum argument_type {
     ARGUMENT_NUMBER,   /* a real number: `0.7` */
     ARGUMENT_SWITCH,   /* off, on */
     ARGUMENT_CHOICE,   /* one of `choices` */
-    ARGUMENT_TEXT      /* any text */
+    ARGUMENT_TEXT,     /* any text */
+    ARGUMENT_FILE      /* a file's path, below the current directory or the program's share directory; "" for none */
 };
 
 struct argument_row {

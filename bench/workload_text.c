@@ -10,7 +10,6 @@
 #include "plimsoll/file.h"
 #include "plimsoll/generate.h"
 #include "plimsoll/units.h"
-#include "share.h"
 
 #define TEXT_LIMIT ((size_t)64 << 20)
 
@@ -131,16 +130,15 @@ out:
 
 /* ---- perplexity ---- */
 
-static int encode_file(struct model_run *m, const char *name, struct plim_err *err)
+static int encode_file(struct model_run *m, const char *path, struct plim_err *err)
 {
-    char *path = share_locate(name, err), *text = NULL;
+    char *text = NULL;
     size_t length;
     int rc = -1;
 
-    if (path && plim_read_file(path, TEXT_LIMIT, &text, &length, err) == 0)
+    if (plim_read_file(path, TEXT_LIMIT, &text, &length, err) == 0)
         rc = encode_text(m, text, length, err);
     free(text);
-    free(path);
     return rc;
 }
 
