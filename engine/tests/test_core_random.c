@@ -6,7 +6,7 @@
 
 #include "plimsoll/random.h"
 
-/* Reference values: tools/reference/random.py. */
+/* Reference values: tools/reference/make_random_reference.py. */
 
 Test(random, xoshiro_gives_the_published_sequence)
 {

@@ -2,7 +2,7 @@
 """Reference values for engine/tests/test_core_random.c, from an implementation that shares nothing with ours: Python
 integers for splitmix64 and xoshiro256++ (as published), and mpmath with 50 digits for the normal quantile.
 
-usage: python3 tools/reference/random.py
+usage: python3 tools/reference/make_random_reference.py
 """
 import mpmath
 
