@@ -11,8 +11,9 @@
 #define SPACE_SET "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 #define HEX_SET "0-9A-Fa-f"
 #define WORD_SET                                                                                                       \
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\xb2\\xb3\\xb9\\xbc-\\xbe\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"              \
-    "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+/* Outside of classes Oniguruma takes Latin-1's superscripts and fractions for word characters too. */
+#define WORD_SET_ALONE WORD_SET "\\xb2\\xb3\\xb9\\xbc-\\xbe"
 
 struct translator {
     struct text_buffer *out;
@@ -69,7 +70,7 @@ static int translate_escape(struct translator *t)
     case 's':
     case 'w':
     case 'h':
-        return emit_set(t, c == 's' ? SPACE_SET : c == 'w' ? WORD_SET : HEX_SET, false);
+        return emit_set(t, c == 's' ? SPACE_SET : c == 'h' ? HEX_SET : t->in_class ? WORD_SET : WORD_SET_ALONE, false);
     case 'S':
         /* The one negated set that turns up inside classes ("[\\s\\S]"); the property is the same set. */
         if (t->in_class) {
@@ -79,7 +80,7 @@ static int translate_escape(struct translator *t)
         return emit_set(t, SPACE_SET, true);
     case 'W':
     case 'H':
-        return emit_set(t, c == 'W' ? WORD_SET : HEX_SET, true);
+        return emit_set(t, c == 'W' ? WORD_SET_ALONE : HEX_SET, true);
     case 'u':
         return translate_code_point(t);
     case 'b':
