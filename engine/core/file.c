@@ -82,6 +82,11 @@ int plim_atomic_write(struct plim_atomic_file *file, const void *data, size_t by
     return 0;
 }
 
+static int rename_path(const char *from, const char *to, struct plim_err *err)
+{
+    return rename(from, to) < 0 ? path_err(err, "moving what was written to", to) : 0;
+}
+
 /* Makes the rename itself survive a crash. */
 static int sync_directory_of(const char *path, struct plim_err *err)
 {
@@ -106,10 +111,15 @@ int plim_atomic_commit(struct plim_atomic_file *file, struct plim_err *err)
 {
     if (fsync(file->fd) < 0)
         return plim_err_errno(err, "syncing %s", file->path);
-    if (rename(file->temporary_path, file->path) < 0)
-        return path_err(err, "renaming a finished file to", file->path);
+    if (rename_path(file->temporary_path, file->path, err) < 0)
+        return -1;
     file->committed = true;
     return sync_directory_of(file->path, err);
+}
+
+int plim_rename(const char *from, const char *to, struct plim_err *err)
+{
+    return rename_path(from, to, err) < 0 ? -1 : sync_directory_of(to, err);
 }
 
 void plim_atomic_release(struct plim_atomic_file *file)

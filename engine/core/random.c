@@ -26,9 +26,8 @@ void plim_random_seed(struct plim_random *random, uint64_t seed, uint64_t stream
         random->state[i] = splitmix64(&state);
 }
 
-uint64_t plim_random_u64(struct plim_random *random)
+static inline uint64_t next_word(uint64_t s[4])
 {
-    uint64_t *s = random->state;
     uint64_t result = rotate_left(s[0] + s[3], 23) + s[0];
     uint64_t t = s[1] << 17;
     s[2] ^= s[0];
@@ -38,6 +37,19 @@ uint64_t plim_random_u64(struct plim_random *random)
     s[2] ^= t;
     s[3] = rotate_left(s[3], 45);
     return result;
+}
+
+uint64_t plim_random_u64(struct plim_random *random)
+{
+    return next_word(random->state);
+}
+
+void plim_random_fill(struct plim_random *random, uint64_t *words, size_t n)
+{
+    struct plim_random local = *random;   /* in registers: `words` might be `random` for all the compiler knows */
+    for (size_t i = 0; i < n; i++)
+        words[i] = next_word(local.state);
+    *random = local;
 }
 
 uint64_t plim_random_below(struct plim_random *random, uint64_t bound)
@@ -91,11 +103,8 @@ static double rational(const double num[8], const double den[8], double x)
     return a / b;
 }
 
-/*
- * The quantile of the normal distribution: Wichura, "Algorithm AS 241", Applied Statistics 37 (1988), PPND16, accurate
- * to about 1e-16. 0 < p < 1.
- */
-static double normal_quantile(double p)
+/* Wichura, "Algorithm AS 241", Applied Statistics 37 (1988), PPND16: accurate to about 1e-16. */
+double plim_normal_quantile(double p)
 {
     static const double a[8] = { 3.3871328727963666080e0, 1.3314166789178437745e2, 1.9715909503065514427e3,
                                  1.3731693765509461125e4, 4.5921953931549871457e4, 6.7265770927008700853e4,
@@ -127,7 +136,7 @@ double plim_random_normal(struct plim_random *random)
 {
     /* 52 bits and a half: never 0 or 1, and exact. */
     double p = ((double)(plim_random_u64(random) >> 12) + 0.5) * 0x1p-52;
-    return normal_quantile(p);
+    return plim_normal_quantile(p);
 }
 
 void plim_random_permutation(struct plim_random *random, uint32_t *order, size_t n)

@@ -30,6 +30,18 @@ Test(random, seed_and_stream_decide_the_sequence)
     }
 }
 
+Test(random, fill_is_the_same_sequence)
+{
+    struct plim_random a, b;
+    uint64_t words[5];
+    plim_random_seed(&a, 4, 4);
+    b = a;
+    plim_random_fill(&a, words, 5);
+    for (size_t i = 0; i < 5; i++)
+        cr_assert_eq(words[i], plim_random_u64(&b));
+    cr_assert_eq(plim_random_u64(&a), plim_random_u64(&b));
+}
+
 Test(random, normal_agrees_with_fifty_digits)
 {
     static const double wanted[] = {

@@ -36,6 +36,9 @@ void plim_atomic_release(struct plim_atomic_file *file);
 /* The three steps for text or bytes that are already there. */
 int plim_write_file(const char *path, const void *data, size_t bytes, struct plim_err *err);
 
+/* Renames within one file system, and makes the new name survive a crash. */
+int plim_rename(const char *from, const char *to, struct plim_err *err);
+
 /* A read-only shared map of a whole file. An empty file gives data NULL, bytes 0. */
 struct plim_map {
     const uint8_t *data;

@@ -5,8 +5,8 @@
  * Seeded random numbers, the same on every machine for one seed.
  *
  * xoshiro256++ (Blackman and Vigna, "Scrambled Linear Pseudorandom Number Generators", 2019), seeded by splitmix64.
- * The normal variates use only +, *, fma-free arithmetic and a table-free rational approximation, so that no libm
- * decides a bit.
+ * The normal variates come from a rational approximation of the quantile, in plain arithmetic (and the square root, which
+ * IEEE 754 rounds correctly), so that no libm decides a bit.
  */
 
 #include <stddef.h>
@@ -29,6 +29,12 @@ double plim_random_double(struct plim_random *random);
 
 /* Standard normal. */
 double plim_random_normal(struct plim_random *random);
+
+/* The quantile of the standard normal distribution, 0 < p < 1; the same bits on every machine. */
+double plim_normal_quantile(double p);
+
+/* The next `n` words, without a call for each. */
+void plim_random_fill(struct plim_random *random, uint64_t *words, size_t n);
 
 /* A uniformly random order of 0 .. n-1. */
 void plim_random_permutation(struct plim_random *random, uint32_t *order, size_t n);
