@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "architecture.h"
 #include "config.h"
@@ -23,15 +24,20 @@ static void add(struct output *out, const char *key, cJSON *value)
     }
 }
 
-/* The shortest text that reads back exactly; cJSON's own is content with a difference in the last place. */
+/*
+ * The shortest text that reads back exactly (cJSON's own is content with a difference in the last place), with a point
+ * or an exponent: transformers takes 30 for the wrong type where it wants 30.0.
+ */
 static cJSON *create_number(double value)
 {
-    char text[32];
+    char text[40];
     for (int digits = 15; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, value);
         if (strtod(text, NULL) == value)
             break;
     }
+    if (!strpbrk(text, ".e"))
+        strcat(text, ".0");
     return cJSON_CreateRaw(text);
 }
 
@@ -42,7 +48,7 @@ static void add_number(struct output *out, const char *key, double value)
 
 static void add_count(struct output *out, const char *key, size_t value)
 {
-    add_number(out, key, (double)value);
+    add(out, key, cJSON_CreateNumber((double)value));
 }
 
 static void add_bool(struct output *out, const char *key, bool value)
@@ -100,7 +106,7 @@ static void add_attention_scale(struct output *out, const struct model_config *c
     double scalar = rint(1 / ((double)c->attention_scale * (double)c->attention_scale));
     bool whole = scalar <= FACTOR_HIGH && (float)(1 / sqrt(scalar)) == c->attention_scale;
     if (a->query_scalar > 0 && whole)
-        add_number(out, "query_pre_attn_scalar", scalar);
+        add_count(out, "query_pre_attn_scalar", (size_t)scalar);
     else if (!whole || scalar != (double)c->head_dim)
         add_number(out, "attention_multiplier", (double)c->attention_scale);
 }
@@ -127,7 +133,7 @@ static void add_window(struct output *out, const struct model_config *c, const s
         return;
     if (a->window == WINDOW_FROM_LAYER)
         add_bool(out, "use_sliding_window", c->sliding_window > 0);
-    add_number_or_null(out, "sliding_window", (double)c->sliding_window);
+    add(out, "sliding_window", c->sliding_window ? cJSON_CreateNumber((double)c->sliding_window) : cJSON_CreateNull());
     if (a->window == WINDOW_ALL || c->sliding_window == 0)
         return;
     cJSON *list = cJSON_CreateArray();
@@ -186,7 +192,7 @@ static void add_tokens(struct output *out, const struct model_config *c)
     if (c->eos_token_count == 0)
         add(out, "eos_token_id", cJSON_CreateNull());
     else if (c->eos_token_count == 1)
-        add_number(out, "eos_token_id", c->eos_token_ids[0]);
+        add_count(out, "eos_token_id", (size_t)c->eos_token_ids[0]);
     else
         add(out, "eos_token_id", cJSON_CreateIntArray(c->eos_token_ids, (int)c->eos_token_count));
 }
@@ -200,7 +206,7 @@ static void add_quantization(struct output *out, const struct model_config *c)
     if (c->exl2_bits > 0)
         add_number(&dictionary, "bits", c->exl2_bits);
     if (c->exl2_head_bits > 0)
-        add_number(&dictionary, "head_bits", c->exl2_head_bits);
+        add_count(&dictionary, "head_bits", (size_t)c->exl2_head_bits);
     out->failed |= dictionary.failed;
 }
 

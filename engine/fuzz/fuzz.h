@@ -4,8 +4,8 @@
 /*
  * What a fuzz target has: the function that libFuzzer (or replay.c) calls with each input, and claims about it.
  *
- * A target reads its input as the program would, and where it is accepted uses it and claims what must then hold. A broken
- * claim, a leak, a sanitizer's finding or a timeout is a bug; a refused input is not.
+ * A target reads its input as the program would; where it is accepted the target uses it and claims what must then
+ * hold. A broken claim, a leak, a sanitizer's finding or a timeout is a bug; a refused input is not.
  */
 
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /*
- * Runs a fuzz target over the files of a corpus, without libFuzzer: every input that once taught something is an ordinary
- * test. The arguments are folders or single files.
+ * Runs a fuzz target over the files of a corpus, without libFuzzer: every input that once taught something is an
+ * ordinary test. The arguments are folders or single files.
  */
 
 #include <dirent.h>

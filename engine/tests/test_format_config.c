@@ -175,6 +175,25 @@ Test(config, quantization_and_tokens_read_back)
     expect_round_trip("quantization", &config, (struct plim_json){ 0 });
 }
 
+/* transformers refuses a whole number where its class says float, and the other way round. */
+Test(config, written_numbers_have_the_type_that_transformers_wants)
+{
+    static const char source[] = "{\"architectures\": [\"Gemma2ForCausalLM\"], \"hidden_size\": 64, "
+                                 "\"intermediate_size\": 96, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+                                 "\"vocab_size\": 100, \"rms_norm_eps\": 1e-5}";
+    static const char *const pieces[] = { "\"final_logit_softcapping\":\t30.0", "\"query_pre_attn_scalar\":\t256",
+                                          "\"rope_theta\":\t10000.0", "\"rms_norm_eps\":\t1e-05",
+                                          "\"sliding_window\":\t4096,", "\"hidden_size\":\t64," };
+    static struct model_config config;
+    struct plim_err err = PLIM_ERR_INIT;
+    expect_ok(model_config_parse(&config, "config.json", source, strlen(source), &err), &err);
+    char *text = model_config_format(&config, &err);
+    cr_assert_not_null(text, "%s", err.message);
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
+        cr_assert(strstr(text, pieces[i]), "no %s in\n%s", pieces[i], text);
+    free(text);
+}
+
 /* ---- keys that transformers' Llama doesn't know ---- */
 
 Test(config, minicpm_scale_factors)

@@ -433,7 +433,7 @@ Test(safetensors_writer, round_trip)
     directory_close(&d);
 }
 
-/* What a reader makes of a file, written again, is the file that transformers reads: same tensors, same bytes. */
+/* What was read, written again: same tensors, same bytes. */
 Test(safetensors_writer, copy_of_a_fixture)
 {
     struct directory d = directory_open();
