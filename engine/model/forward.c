@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "model.h"
+#include "tensor_values.h"
 
 struct pass {
     struct plim_session *session;
@@ -160,12 +161,28 @@ static int mlp_block(struct pass *p, size_t index, struct plim_err *err)
     return add_to_hidden(p, &layer->matrix[MATRIX_DOWN], layer->norm[NORM_MLP_POST], gate, err);
 }
 
+/* The rows that are about to be used hold numbers (model_load.c says why they are checked here). */
+static int check_embedding(struct pass *p, struct plim_err *err)
+{
+    size_t width = p->config->hidden_size;
+
+    if (p->model->mapped_bytes == 0)
+        return 0;
+    for (size_t i = 0; i < p->rows; i++) {
+        if (tensor_check_finite(p->model->embedding, (size_t)p->ids[i] * width, width, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 static int embed(struct pass *p, struct plim_err *err)
 {
     const struct plim_model *model = p->model;
     const struct model_config *c = p->config;
 
     plim_pool_set_scope(p->backend->pool, "embedding");
+    if (check_embedding(p, err) < 0)
+        return -1;
     if (p->ops->embed(p->backend, model->embedding->dtype, model->embedding->data, c->hidden_size, p->ids, p->rows,
                       c->embedding_scale, p->hidden, err) < 0)
         return -1;

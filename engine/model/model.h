@@ -49,7 +49,7 @@ struct plim_model {
     struct matrix head;
     struct rope rope;                       /* of global layers */
     struct rope rope_local;                 /* of local layers, where it differs; else unused */
-    size_t mapped_bytes;                    /* of the embedding, where the head does not count it already */
+    size_t mapped_bytes;                    /* of the embedding; 0 where the head has checked and counted it */
 };
 
 struct plim_session {

@@ -1,12 +1,10 @@
 /* Loading: a checked directory becomes matrices and norms that the backend can use. Order: cheap checks first. */
 
-#include <math.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "half.h"
 #include "model.h"
+#include "tensor_values.h"
 
 static struct plim_pool *pool_of(const struct plim_model *model)
 {
@@ -16,90 +14,6 @@ static struct plim_pool *pool_of(const struct plim_model *model)
 static const struct model_config *config_of(const struct plim_model *model)
 {
     return &model->files.config;
-}
-
-/* ---- weights are numbers ---- */
-
-/* The element as fp32; the data may be unaligned. */
-static float element(const struct tensor *tensor, size_t index)
-{
-    const uint8_t *at = (const uint8_t *)tensor->data + index * dtype_bytes(tensor->dtype);
-    uint16_t half;
-    float value;
-
-    if (tensor->dtype == DTYPE_F32) {
-        memcpy(&value, at, sizeof value);
-        return value;
-    }
-    memcpy(&half, at, sizeof half);
-    return tensor->dtype == DTYPE_F16 ? half_to_float(half) : bfloat_to_float(half);
-}
-
-static int not_finite(const struct tensor *tensor, size_t index, struct plim_err *err)
-{
-    return plim_err_input(err, "%s: tensor %s: element %zu is %g, expected a finite number", tensor->file, tensor->name,
-                          index, (double)element(tensor, index));
-}
-
-/* A float of any width is a number unless its exponent bits are all ones; the loops are plain so that they vectorise. */
-#define BLOCK_ELEMENTS 4096
-
-static bool block_is_finite(const struct tensor *tensor, size_t begin, size_t count)
-{
-    const uint8_t *data = (const uint8_t *)tensor->data + begin * dtype_bytes(tensor->dtype);
-    unsigned bad = 0;
-
-    if (tensor->dtype == DTYPE_F32) {
-        for (size_t i = 0; i < count; i++) {
-            uint32_t bits;
-            memcpy(&bits, data + i * sizeof bits, sizeof bits);
-            bad |= (bits & 0x7f800000u) == 0x7f800000u;
-        }
-        return !bad;
-    }
-    unsigned exponent = tensor->dtype == DTYPE_F16 ? 0x7c00u : 0x7f80u;
-    for (size_t i = 0; i < count; i++) {
-        uint16_t bits;
-        memcpy(&bits, data + i * sizeof bits, sizeof bits);
-        bad |= (bits & exponent) == exponent;
-    }
-    return !bad;
-}
-
-struct finite_scan {
-    const struct tensor *tensor;
-    _Atomic size_t first_bad_block;
-};
-
-static void scan_blocks(void *context, size_t begin, size_t end, int thread)
-{
-    struct finite_scan *scan = context;
-    (void)thread;
-
-    for (size_t block = begin; block < end; block++) {
-        size_t first = block * BLOCK_ELEMENTS;
-        size_t count = plim_min(BLOCK_ELEMENTS, scan->tensor->element_count - first);
-        if (block_is_finite(scan->tensor, first, count))
-            continue;
-        size_t seen = atomic_load(&scan->first_bad_block);
-        while (block < seen && !atomic_compare_exchange_weak(&scan->first_bad_block, &seen, block))
-            continue;
-        return;
-    }
-}
-
-static int check_finite(struct threads *threads, const struct tensor *tensor, struct plim_err *err)
-{
-    struct finite_scan scan = { .tensor = tensor, .first_bad_block = SIZE_MAX };
-
-    threads_run(threads, plim_ceil_div(tensor->element_count, BLOCK_ELEMENTS), 16, scan_blocks, &scan);
-    size_t block = atomic_load(&scan.first_bad_block);
-    if (block == SIZE_MAX)
-        return 0;
-    size_t index = block * BLOCK_ELEMENTS;
-    while (isfinite(element(tensor, index)))
-        index++;
-    return not_finite(tensor, index, err);
 }
 
 /* ---- norms ---- */
@@ -128,15 +42,12 @@ static int load_norm(struct plim_model *model, const struct tensor *tensor, size
     struct backend *backend = &model->engine->backend;
     float piece[1024];
 
-    if (check_rows_repeat(tensor, width, err) < 0)
+    if (check_rows_repeat(tensor, width, err) < 0 || tensor_check_finite(tensor, 0, width, err) < 0)
         return -1;
     for (size_t done = 0; done < width; done += sizeof piece / sizeof *piece) {
         size_t n = plim_min(sizeof piece / sizeof *piece, width - done);
-        for (size_t i = 0; i < n; i++) {
-            piece[i] = element(tensor, done + i);
-            if (!isfinite(piece[i]))
-                return not_finite(tensor, done + i, err);
-        }
+        for (size_t i = 0; i < n; i++)
+            piece[i] = tensor_value(tensor, done + i);
         if (backend->ops->upload(backend, device + done, piece, n * sizeof *piece, err) < 0)
             return -1;
     }
@@ -223,7 +134,11 @@ static int load_head(struct plim_model *model, struct plim_err *err)
     return load_matrix(model, &model->head, &view, err);
 }
 
-/* A head that is the embedding has been checked and counted by the backend already. */
+/*
+ * The embedding stays where it is. Its rows are checked when they are looked up, not here: that would read the whole
+ * table, a gigabyte for 128 Ki tokens of 4096, to use a few rows of it. A head that is the embedding has been checked
+ * and counted by the backend already.
+ */
 static int load_embedding(struct plim_model *model, struct plim_err *err)
 {
     model->embedding = model_embedding(&model->files, err);
@@ -231,8 +146,6 @@ static int load_embedding(struct plim_model *model, struct plim_err *err)
         return -1;
     if (model_head_is_embedding(&model->files))
         return 0;
-    if (check_finite(model->engine->threads, model->embedding, err) < 0)
-        return -1;
     model->mapped_bytes = model->embedding->bytes;
     plim_pool_note_mapped(pool_of(model), (int64_t)model->mapped_bytes);
     return 0;

@@ -32,13 +32,13 @@ static void check_refused(const char *directory, const char *const *words)
     cr_expect_eq(plim_engine_close(engine), 0, "leaked");
 }
 
-#define REFUSES(source, the_edit, ...)                                                                                        \
-    do {                                                                                                                       \
-        const struct edit only[] = { the_edit };                                                                             \
-        struct model_copy copy;                                                                                                \
-        model_copy_make(&copy, source, only, 1, NULL, NULL);                               \
+#define REFUSES(source, the_edit, ...)                                                                                 \
+    do {                                                                                                               \
+        const struct edit only[] = { the_edit };                                                                       \
+        struct model_copy copy;                                                                                        \
+        model_copy_make(&copy, source, only, 1, NULL, NULL);                                                           \
         check_refused(copy.directory, (const char *const[]){ __VA_ARGS__, NULL });                                     \
-        model_copy_remove(&copy);                                                                                              \
+        model_copy_remove(&copy);                                                                                      \
     } while (0)
 
 #define DROP(name) { .kind = EDIT_DROP, .tensor = name }
@@ -95,8 +95,6 @@ Test(model_input, weights_that_are_no_numbers)
     REFUSES(DENSE, VALUE("model.norm.weight", 255, INF_F16), "model.norm.weight", "element 255", "inf");
     REFUSES(DENSE, VALUE("model.layers.1.self_attn.k_proj.weight", 4097, NAN_F16),
             "model.layers.1.self_attn.k_proj.weight", "NaN");
-    REFUSES(DENSE, VALUE("model.embed_tokens.weight", 76799, NAN_F16), "model.embed_tokens.weight",
-            "element 76799", "nan");
     REFUSES(DENSE, VALUE("lm_head.weight", 0, NAN_F16), "lm_head.weight", "NaN");
     REFUSES(EXL2, VALUE("model.layers.0.mlp.up_proj.q_scale_max", 1, NAN_F16),
             "model.layers.0.mlp.up_proj", "q_scale_max[1]", "nan");
@@ -272,6 +270,28 @@ Test(model_input, tokens_that_do_not_fit)
     check_call_refused(&rig, ids, 0, "no tokens", "");
     free(ids);
     rig_close(&rig);
+}
+
+Test(model_input, an_embedding_row_that_is_no_number_when_it_is_used)
+{
+    const struct edit edits[] = { VALUE("model.embed_tokens.weight", 7 * 256 + 3, NAN_F16) };
+    int32_t good[] = { 6, 8, 299 }, bad[] = { 6, 7, 8 };
+    struct model_copy copy;
+    struct rig rig;
+
+    model_copy_make(&copy, EXL2, edits, 1, NULL, NULL);
+    rig_open(&rig, copy.directory, "", 16);
+    free(forward_last(&rig, good, 3));
+    check_call_refused(&rig, bad, 3, "model.embed_tokens.weight", "element 1795 is nan");
+    free(forward_last(&rig, good, 3));
+    rig_close(&rig);
+    model_copy_remove(&copy);
+}
+
+Test(model_input, a_tied_embedding_is_read_whole_as_the_head)
+{
+    REFUSES(PLIMSOLL_TEST_DATA "/architectures/granite", VALUE("model.embed_tokens.weight", 8191, INF_F16),
+            "model.embed_tokens.weight");
 }
 
 Test(model_input, a_context_beyond_the_models_positions)

@@ -86,7 +86,8 @@ struct plim_model_info {
 
 /*
  * Loads a Hugging Face model directory, dense or EXL2. Weights are mapped, not copied, where the layout allows.
- * Weights are checked: a NaN or infinity in norms, scales or dense weights is an error that names the tensor.
+ * Weights are checked: a NaN or infinity in norms, scales or dense weights is an error that names the tensor. An
+ * embedding that is not the head too is checked row by row when it is used, and reported by plim_session_forward.
  */
 int plim_model_load(struct plim_model **model, struct plim_engine *engine, const char *directory,
                     struct plim_err *err);
