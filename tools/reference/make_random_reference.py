@@ -2,11 +2,7 @@
 """Reference values for engine/tests/test_core_random.c, from an implementation that shares nothing with ours: Python
 integers for splitmix64 and xoshiro256++ (as published), and mpmath with 50 digits for the normal quantile.
 
-<<<<<<<< HEAD:tools/reference/make_random_reference.py
 usage: python3 tools/reference/make_random_reference.py
-========
-usage: python3 tools/reference/random_numbers.py
->>>>>>>> d63da8b (config.json: numbers of the type transformers wants; a script no longer hides Python's random):tools/reference/random_numbers.py
 """
 import mpmath
 
