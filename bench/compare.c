@@ -407,7 +407,7 @@ static bool already_found(const struct comparison *comparison, const struct resu
         const struct finding *f = &comparison->findings[i];
         if (f->baseline || f->result)
             continue;
-        if (after ? f->result_case == after : strcmp(f->baseline_case->id, before->id) == 0)
+        if (after ? f->result_case == after : f->baseline_case && strcmp(f->baseline_case->id, before->id) == 0)
             return true;
     }
     return false;

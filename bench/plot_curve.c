@@ -244,8 +244,8 @@ static void put_x(FILE *out, const struct curve *curve)
     snprintf(label, sizeof label, "%s%s%s%s%s", curve->plot->x, *unit ? " (" : "", unit, *unit ? ")" : "",
              is_log ? ", log scale" : "");
     put_variable(out, "x_label", label);
-    put_real(out, "x_low", is_log ? low / margin : low - margin);
-    put_real(out, "x_high", is_log ? high * margin : high + margin);
+    fprintf(out, "x_low = real(%.6g)\nx_high = real(%.6g)\n", is_log ? low / margin : low - margin,
+            is_log ? high * margin : high + margin);
     fprintf(out, "x_log = %d\n", is_log);
 
     /* A tick where there is a point; gnuplot's own where that would be too many. */
@@ -356,7 +356,7 @@ static void put_notes(FILE *out, const struct curve *curve)
     if (predicted)
         notes[count++] = "wide pale line: predicted";
     if (failed)
-        notes[count++] = "missing point: did not finish";
+        notes[count++] = "gap: a case did not finish";
     fprintf(out, "notes = %d\narray note[4]\n", count);
     for (int i = 0; i < count; i++)
         fprintf(out, "note[%d] = '%s'\n", i + 1, notes[i]);

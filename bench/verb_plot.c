@@ -96,11 +96,11 @@ static int read_results(const struct arguments *a, struct result *results, struc
 /* The directory of the first result, or the one that was asked for. */
 static char *choose_directory(const struct arguments *a, struct plim_err *err)
 {
-    const char *slash = strrchr(a->results[0], '/');
-    if (a->directory)
-        return heap_strdup(a->directory, err);
-    return slash ? heap_printf(err, "%.*s", (int)(slash - a->results[0] ? slash - a->results[0] : 1), a->results[0])
-                 : heap_strdup(".", err);
+    const char *path = a->results[0], *slash = strrchr(path, '/');
+    if (a->directory || !slash)
+        return heap_strdup(a->directory ? a->directory : ".", err);
+    int length = slash == path ? 1 : (int)(slash - path);   /* of "/", or without the slash */
+    return heap_printf(err, "%.*s", length, path);
 }
 
 /* 1 when it was drawn, 0 when the results have nothing for it, -1 on failure. */

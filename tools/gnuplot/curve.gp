@@ -40,7 +40,7 @@ do for [format in formats] {
             set yrange [*:*]
         } else {
             unset logscale y
-            set yrange [0:*<*]
+            set yrange [0:*]
         }
         set offsets 0, 0, graph 0.06, 0
         set ylabel panel_label[p] offset 0.5, 0

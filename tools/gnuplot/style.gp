@@ -14,7 +14,6 @@ grid_color = '#E4E4E4'
 
 set encoding utf8
 set datafile separator tab
-set datafile missing 'NaN'
 
 set_terminal(format, width, height) = format eq 'svg' \
     ? sprintf("set terminal svg size %d,%d dynamic noenhanced font 'sans-serif,13' background '#FFFFFF'", width, height) \
