@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "plimsoll/file.h"
 #include "test_model_support.h"
 
 #define TOKENS 40
@@ -102,6 +103,38 @@ Test(model_architectures, gemma3_with_two_ropes)
 Test(model_architectures, granite_with_its_four_multipliers)
 {
     check("granite");
+}
+
+/* The text part of a multimodal model: every name has a prefix, and the sizes stand in text_config. */
+Test(model_architectures, gemma3_inside_a_multimodal_model)
+{
+    static const char *const source = PLIMSOLL_TEST_DATA "/architectures/gemma3";
+    const struct edit edits[] = { { .kind = EDIT_PREFIX, .tensor = "*", .text = "language_model." } };
+    char path[256], outer[4352];
+    struct plim_err err = PLIM_ERR_INIT;
+    struct model_copy copy;
+    struct rig plain, inside;
+    char *text;
+    size_t bytes;
+
+    model_copy_make(&copy, source, edits, 1, NULL, NULL);
+    snprintf(path, sizeof path, "%s/config.json", copy.directory);
+    cr_assert_eq(plim_read_file(path, 4096, &text, &bytes, &err), 0, "%s", err.message);
+    snprintf(outer, sizeof outer, "{\"architectures\": [\"Gemma3ForConditionalGeneration\"], \"text_config\": %s}", text);
+    cr_assert_eq(plim_write_file(path, outer, strlen(outer), &err), 0, "%s", err.message);
+    free(text);
+
+    rig_open(&plain, source, "", 64);
+    rig_open(&inside, copy.directory, "", 64);
+    int32_t *ids = some_ids(TOKENS, plain.info.vocab_size);
+    float *a = forward_last(&plain, ids, TOKENS), *b = forward_last(&inside, ids, TOKENS);
+    cr_expect_arr_eq(a, b, plain.info.vocab_size * sizeof *a);
+    free(b);
+    free(a);
+    free(ids);
+    rig_close(&inside);
+    rig_close(&plain);
+    model_copy_remove(&copy);
 }
 
 /* A window must also hold when the chunk border falls inside it. */

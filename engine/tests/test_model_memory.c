@@ -189,6 +189,45 @@ Test(model_prediction, every_architecture)
     }
 }
 
+/* The null backend allocates nothing of its own: what is left is what this layer holds. */
+Test(model_prediction, the_null_backend)
+{
+    struct plim_plan_request request = { .context_tokens = 256, .prompt_tokens = 200, .decode_tokens = 2,
+                                         .rows = PLIM_LOGITS_ALL };
+    struct plim_parameters parameters = parameters_from("max_input_len=64");
+    struct plim_session_options options = { .context_tokens = 256 };
+    struct plim_err err = PLIM_ERR_INIT;
+    struct plim_pool_stats stats;
+    struct plim_plan plan;
+    struct rig rig = { 0 };
+
+    cr_assert_eq(plim_predict(EXL2, "null", &parameters, &request, &plan, &err), 0, "%s", err.message);
+    cr_assert_eq(plim_engine_open(&rig.engine, "null", &parameters, NULL, &err), 0, "%s", err.message);
+    cr_assert_eq(plim_model_load(&rig.model, rig.engine, EXL2, &err), 0, "%s", err.message);
+    cr_assert_eq(plim_session_open(&rig.session, rig.model, &options, &err), 0, "%s", err.message);
+    plim_model_info(rig.model, &rig.info);
+    run_request(&rig, &request);
+    plim_pool_stats(plim_engine_pool(rig.engine), &stats);
+    check_plan(EXL2, "null", &plan, &stats, true);
+    cr_expect_eq(plan.tag_peak_bytes[PLIM_TAG_DEQUANT], 0);
+    rig_close(&rig);
+}
+
+Test(model_prediction, the_peak_is_attributed_to_a_part_of_the_model)
+{
+    struct plim_pool_stats stats;
+    struct rig rig;
+
+    rig_open(&rig, EXL2, "", 256);
+    int32_t *ids = some_ids(200, rig.info.vocab_size);
+    free(forward_last(&rig, ids, 200));
+    plim_pool_stats(plim_engine_pool(rig.engine), &stats);
+    /* The largest matrices, 256 x 320, are those of the MLP. */
+    cr_expect_str_eq(stats.peak_scope[PLIM_FAST], "layers.0.mlp");
+    free(ids);
+    rig_close(&rig);
+}
+
 Test(model_prediction, counts_what_the_caller_holds)
 {
     struct plim_plan_request request = { .context_tokens = 256, .prompt_tokens = 33, .rows = PLIM_LOGITS_LAST };

@@ -222,7 +222,7 @@ int32_t *some_ids(size_t count, size_t vocab)
 static const struct edit *edit_of(const struct tensor *tensor, const struct edit *edits, size_t edit_count)
 {
     for (size_t i = 0; i < edit_count; i++) {
-        if (strcmp(edits[i].tensor, tensor->name) == 0)
+        if (strcmp(edits[i].tensor, tensor->name) == 0 || strcmp(edits[i].tensor, "*") == 0)
             return &edits[i];
     }
     return NULL;
@@ -236,9 +236,11 @@ static bool repeats(const struct edit *edit)
 static void declare(struct safetensors_writer *writer, const struct tensor *tensor, const struct edit *edit)
 {
     struct plim_err err = PLIM_ERR_INIT;
-    const char *name = edit && edit->kind == EDIT_RENAME ? edit->text : tensor->name;
+    bool renamed = edit && edit->kind == EDIT_RENAME, prefixed = edit && edit->kind == EDIT_PREFIX;
+    char name[256];
     enum dtype dtype = edit && edit->kind == EDIT_DTYPE ? edit->dtype : tensor->dtype;
 
+    snprintf(name, sizeof name, "%s%s", prefixed ? edit->text : "", renamed ? edit->text : tensor->name);
     if (edit && edit->kind == EDIT_RESHAPE) {
         size_t shape[] = { tensor->element_count / edit->value, edit->value };
         OK(safetensors_writer_declare(writer, name, dtype, 2, shape, &err));

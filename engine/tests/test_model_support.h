@@ -73,6 +73,7 @@ enum edit_kind {
     EDIT_DROP,          /* leave the tensor out */
     EDIT_VALUE_F16,     /* store `value` as element `index` of an F16 tensor */
     EDIT_RENAME,        /* to `text` */
+    EDIT_PREFIX,        /* `text` before every name; `tensor` is "*" */
     EDIT_DTYPE,         /* declare `dtype`, of the same size */
     EDIT_RESHAPE,       /* declare shape [elements / value, value] */
     EDIT_REPEAT,        /* store the elements `value` times, as [value, elements] */
