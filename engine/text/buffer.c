@@ -34,10 +34,8 @@ void text_buffer_release(struct text_buffer *buffer)
 
 int text_buffer_reserve(struct text_buffer *buffer, size_t extra, struct plim_err *err)
 {
-    if (extra > SIZE_MAX - 1 - buffer->length)
-        return plim_err_set(err, PLIM_ERR_MEMORY, "a text of %zu and %zu more bytes is too long", buffer->length,
-                            extra);
-    /* One more than asked, so that there is a block even for nothing and a NUL always fits. */
+    if (extra > TEXT_LIMIT_BYTES - buffer->length)
+        return plim_err_input(err, "text grows past %zu bytes while it is tokenised", TEXT_LIMIT_BYTES);
     char *grown = text_grow(buffer->pool, buffer->data, &buffer->capacity, buffer->length + extra + 1, 1, err);
     if (!grown)
         return -1;

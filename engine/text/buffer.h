@@ -8,6 +8,12 @@
 #include "plimsoll/err.h"
 #include "plimsoll/pool.h"
 
+/*
+ * No text grows past this, so positions fit into 32 bits and a hostile normaliser (replace "a" by "aa", fifty times) ends
+ * in an error.
+ */
+#define TEXT_LIMIT_BYTES ((size_t)1 << 30)
+
 /* Growing bytes; no NUL at the end. */
 struct text_buffer {
     struct plim_pool *pool;
@@ -18,7 +24,7 @@ struct text_buffer {
 void text_buffer_init(struct text_buffer *buffer, struct plim_pool *pool);
 void text_buffer_release(struct text_buffer *buffer);
 
-/* Makes room for `extra` more bytes. */
+/* Makes room for `extra` more bytes and a NUL. */
 int text_buffer_reserve(struct text_buffer *buffer, size_t extra, struct plim_err *err);
 int text_buffer_append(struct text_buffer *buffer, const char *data, size_t length, struct plim_err *err);
 

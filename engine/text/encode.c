@@ -1,7 +1,5 @@
 /* Text to ids: added tokens are cut out, the rest is normalised, cut into pieces, and each piece merged. */
 
-#include <limits.h>
-
 #include "tokenizer_internal.h"
 #include "unicode.h"
 
@@ -99,10 +97,9 @@ int plim_tokenizer_encode(const struct plim_tokenizer *tokenizer, const char *te
     size_t count_before = out->count;
     int rc = -1;
 
-    /* Positions in a piece have 32 bits, and byte-level text and normal forms are longer than the original. */
-    if (length > INT_MAX / 8)
-        return plim_err_input(err, "a text of %zu bytes is too long to encode at once; at most %d", length,
-                              INT_MAX / 8);
+    if (length > TEXT_LIMIT_BYTES)
+        return plim_err_input(err, "a text of %zu bytes is too long to encode at once; at most %zu", length,
+                              TEXT_LIMIT_BYTES);
     if (encoder_init(&encoder, tokenizer, out, err) < 0)
         goto out;
     if (text_utf8_valid_prefix(text, length) < length) {
