@@ -9,7 +9,7 @@
 #include "format_test.h"
 #include "plimsoll/json.h"
 
-#define CASES PLIMSOLL_TEST_DATA "/config/cases.json"   /* tools/reference/config_cases.py */
+#define CASES PLIMSOLL_TEST_DATA "/config/cases.json"   /* tools/reference/make_config_reference.py */
 
 /* ---- against transformers ---- */
 

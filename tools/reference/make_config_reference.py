@@ -5,7 +5,7 @@ Builds each model on the meta device (no weights) and writes down what its modul
 windows, rotary frequencies. engine/tests/test_format_config.c compares our reading with it.
 
     python3 -m venv env && env/bin/pip install torch transformers
-    env/bin/python tools/reference/config_cases.py > engine/tests/data/config/cases.json
+    env/bin/python tools/reference/make_config_reference.py > engine/tests/data/config/cases.json
 
 The committed file was made with transformers 5.23.0.
 """
