@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "plimsoll/units.h"
@@ -43,8 +44,8 @@ static struct synthetic_tensor *add(struct synthetic_plan *plan, const char *key
         plan->tensors = grown;
         plan->tensor_capacity = capacity;
     }
-    struct synthetic_tensor *tensor = &plan->tensors[plan->tensor_count++];
-    *tensor = (struct synthetic_tensor){ 0 };
+    struct synthetic_tensor *tensor = &plan->tensors[plan->tensor_count];
+    *tensor = (struct synthetic_tensor){ .position = plan->tensor_count++ };
     snprintf(tensor->name, sizeof tensor->name, "%s.%s", key, part_name);
     tensor->stream = stream_of(tensor->name);
     return tensor;
@@ -188,7 +189,7 @@ static int add_layer(struct synthetic_plan *plan, size_t layer, const struct lay
         { "self_attn.k_proj", "attention", hidden, kv, attention ? attention + 1 : NULL, INNER_GAIN, c->qkv_bias },
         { "self_attn.v_proj", "attention", hidden, kv, attention ? attention + 2 : NULL, INNER_GAIN, c->qkv_bias },
         { "self_attn.o_proj", "heads", q, hidden, attention ? attention + 3 : NULL, BRANCH_GAIN, false },
-        { NULL },
+        { .name = NULL },
         { "mlp.gate_proj", "mlp", hidden, c->intermediate_size, mlp, INNER_GAIN, false },
         { "mlp.up_proj", "mlp", hidden, c->intermediate_size, mlp ? mlp + 1 : NULL, INNER_GAIN, false },
         { "mlp.down_proj", "inner", c->intermediate_size, hidden, mlp ? mlp + 2 : NULL, BRANCH_GAIN, false },
@@ -248,6 +249,17 @@ static int add_all(struct synthetic_plan *plan, const struct layer_layouts *layo
     return 0;
 }
 
+static int file_order(const void *a, const void *b)
+{
+    const struct synthetic_tensor *x = a, *y = b;
+    if (x->shard != y->shard)
+        return x->shard < y->shard ? -1 : 1;
+    if (x->part != y->part)
+        return x->part < y->part ? -1 : 1;
+    return x->position < y->position ? -1 : 1;
+}
+
+/* Shards hold consecutive layers; inside them the parts are sorted. */
 static void assign_shards(struct synthetic_plan *plan)
 {
     size_t shard = 0, shard_bytes = 0;
@@ -262,6 +274,7 @@ static void assign_shards(struct synthetic_plan *plan)
         plan->bytes += bytes;
     }
     plan->shard_count = shard + 1;
+    qsort(plan->tensors, plan->tensor_count, sizeof *plan->tensors, file_order);
 }
 
 int synthetic_plan_init(struct synthetic_plan *plan, struct plim_pool *pool, const struct plim_synthetic *options,

@@ -17,15 +17,19 @@
 #include "plimsoll/pool.h"
 #include "plimsoll/synthetic.h"
 
+/*
+ * In the order of a file: parts whose sizes are multiples of 64 bytes come first and so begin at multiples of 64, which
+ * mapped matrices are read from fastest (q_scale, multiples of 16, come last of those); small ones of any size follow.
+ */
 enum synthetic_part {
     SYNTHETIC_DENSE,         /* fp16 [out, in] */
+    SYNTHETIC_Q_WEIGHT,      /* the five tensors of an EXL2 matrix: exl2.h */
+    SYNTHETIC_Q_INVPERM,
+    SYNTHETIC_Q_SCALE,
     SYNTHETIC_NORM,          /* fp16 [width] */
     SYNTHETIC_BIAS,          /* fp16 [out] */
-    SYNTHETIC_Q_WEIGHT,      /* the five tensors of an EXL2 matrix: exl2.h */
-    SYNTHETIC_Q_SCALE,
     SYNTHETIC_Q_SCALE_MAX,
     SYNTHETIC_Q_GROUPS,
-    SYNTHETIC_Q_INVPERM,
 };
 
 struct synthetic_tensor {
@@ -40,6 +44,7 @@ struct synthetic_tensor {
     double deviation;                    /* standard deviation of the matrix' weights, about */
     uint64_t stream;                     /* random stream: a hash of the name */
     uint64_t permutation_stream;         /* shared by matrices with the same input, as the quantizer does */
+    size_t position;                     /* in the order of the layers */
     size_t shard;
 };
 
