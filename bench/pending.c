@@ -2,15 +2,7 @@
 
 #include <stdio.h>
 
-#include "plimsoll/synthetic.h"
 #include "verb.h"
-
-__attribute__((weak)) const struct plim_synthetic_preset *plim_synthetic_presets(void)
-{
-    static const struct plim_synthetic_preset presets[] = { { "tiny", "for tests" }, { NULL, NULL } };
-
-    return presets;
-}
 
 static int refuse(const char *what)
 {
