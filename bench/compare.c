@@ -239,6 +239,7 @@ static int compare_timing(struct finding *f, const struct compare_policy *policy
     f->worse = f->slowdown.estimate - 1;
     if (fewest < policy->timing_min_samples) {
         f->verdict = VERDICT_INCONCLUSIVE;
+        f->few_samples = true;
         say(f, "%zu sample%s, at least %zu wanted", fewest, fewest == 1 ? "" : "s", policy->timing_min_samples);
     } else if (f->slowdown.low > 1 + effect) {
         f->verdict = VERDICT_FAIL;
@@ -314,7 +315,7 @@ static bool wanted(const struct comparer *k, const struct metric *metric)
 {
     if (!(k->policy->classes & k->scope & (1u << metric->class)))
         return false;
-    return metric->gate.level != GATE_OFF || k->policy->include_ungated;
+    return metric->gate.level != GATE_OFF || (k->policy->ungated_classes & (1u << metric->class));
 }
 
 static int judge(struct comparer *k, struct finding *f)

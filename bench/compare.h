@@ -64,7 +64,7 @@ const char *verdict_name(enum verdict verdict);   /* "pass", "fail" ... */
 
 struct compare_policy {
     unsigned classes;                 /* COMPARE_...: what to look at */
-    bool include_ungated;             /* also metrics whose gate is off; they can warn but not fail */
+    unsigned ungated_classes;         /* of these also what has its gate off; it can warn but not fail */
     double bounded_relative;          /* defaults where a metric carries no tolerance of its own */
     double system_warn_relative, system_fail_relative;
     double system_warn_bytes, system_fail_bytes;
@@ -84,6 +84,7 @@ struct finding {
     double baseline_value, result_value;   /* what was compared: the value, minimum or median; NaN for texts */
     struct interval slowdown;              /* timings: how many times worse, 1.05 for 5%; else all 0 */
     double worse;                          /* relative change for the worse, to sort by; 0 when it has no number */
+    bool few_samples;                      /* inconclusive for that reason alone */
     size_t order;                          /* as they come in the result */
     char detail[240];                      /* why, in words; "" */
 };
@@ -127,7 +128,7 @@ enum comparison_format { COMPARISON_TERMINAL, COMPARISON_MARKDOWN, COMPARISON_JS
 
 struct comparison_view {
     enum comparison_format format;
-    bool all;            /* also what passed, is new or could not be compared; JSON always has everything */
+    bool all;            /* also what passed, is new, or had too few samples; JSON always has everything */
     int exit_status;     /* said, not decided, here */
 };
 

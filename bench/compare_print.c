@@ -59,7 +59,8 @@ static void change_cell(struct table *t, const struct finding *f)
 
 static bool is_shown(const struct finding *f, bool all)
 {
-    return all || (f->verdict != VERDICT_PASS && f->verdict != VERDICT_NEW && f->verdict != VERDICT_SKIPPED);
+    return all || (f->verdict != VERDICT_PASS && f->verdict != VERDICT_NEW && f->verdict != VERDICT_SKIPPED &&
+                   !f->few_samples);
 }
 
 /* Returns the number of rows. */
@@ -124,6 +125,12 @@ static void print_summary(const struct comparison *c, int exit_status, FILE *out
         separator = ", ";
     }
     fprintf(out, "; exit status %d\n", exit_status);
+    size_t few = 0;
+    for (size_t i = 0; i < c->finding_count; i++)
+        few += c->findings[i].few_samples;
+    if (few)
+        fprintf(out, "%zu timing%s had too few samples to tell anything (--all shows them; more repeats help)\n", few,
+                few == 1 ? "" : "s");
 }
 
 static void print_heading(const struct comparison *c, FILE *out, bool markdown, bool colours)

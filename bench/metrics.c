@@ -100,6 +100,12 @@ const struct metric_row *metric_find(const char *name)
     return NULL;
 }
 
+bool metric_only_explains(const char *name)
+{
+    return strncmp(name, "at_peak_", 8) == 0 || strncmp(name, "predicted_", 10) == 0 ||
+           strcmp(name, "sgemm_flops_per_s") == 0 || strcmp(name, "read_bandwidth_bytes_per_s") == 0;
+}
+
 const char *metric_nearest(const char *name)
 {
     /* Every plain name and every tag filled into every pattern. */

@@ -9,6 +9,8 @@
  * themselves on the wire); suites may only name metrics that are.
  */
 
+#include <stdbool.h>
+
 #include "result.h"
 
 struct metric_row {
@@ -24,6 +26,13 @@ const struct metric_row *metric_rows(void);
 
 /* The row that describes `name`, TAG filled in; NULL when there is none. */
 const struct metric_row *metric_find(const char *name);
+
+/*
+ * True for what only explains other metrics: what each tag held at the peak, what was predicted (its error is a metric of
+ * its own), what the machine could do beside. It is recorded, but gated only where a suite names it: else a peak that
+ * falls, which is welcome, would fail the gate through its parts.
+ */
+bool metric_only_explains(const char *name);
 
 /* The valid name nearest to a misspelt one, or NULL. */
 const char *metric_nearest(const char *name);

@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include "heap.h"
+#include "metrics.h"
 #include "plimsoll/file.h"
 #include "share.h"
 #include "suite_parse.h"
@@ -146,6 +147,7 @@ out:
 struct metric_gate suite_gate_of(const struct suite_case *c, const char *metric, enum metric_class class)
 {
     struct metric_gate gate = { 0 };
+    bool named = false;
 
     for (int want_class = 1; want_class >= 0; want_class--)
         for (size_t i = 0; i < c->gates.count; i++) {
@@ -154,7 +156,10 @@ struct metric_gate suite_gate_of(const struct suite_case *c, const char *metric,
             if (want_class ? item->is_class && item->class == class
                            : !item->is_class && strcmp(item->metric, metric) == 0)
                 gate = item->gate;
+            named |= !item->is_class && strcmp(item->metric, metric) == 0;
         }
+    if (!named && metric_only_explains(metric))
+        gate.level = GATE_OFF;
     return gate;
 }
 

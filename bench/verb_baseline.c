@@ -33,8 +33,8 @@ struct arguments {
 
 static void print_file(const struct baseline_file_report *file, bool colours)
 {
-    if (!file->path)
-        return;
+    if (!file->path || (file->created && !file->written))
+        return;   /* not asked for, or nothing to put into it */
     if (!file->written) {
         printf("%s: %zu values, all as they were\n", file->path, file->unchanged);
         return;

@@ -19,7 +19,7 @@ struct arguments {
 static const struct argp_option options[] = {
     { "markdown", OPTION_MARKDOWN, NULL, 0, "Print Markdown, as for a pull request", 0 },
     { "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
-    { "all", 'a', NULL, 0, "Also show what is unchanged, new or not comparable", 0 },
+    { "all", 'a', NULL, 0, "Also show what is unchanged, new, ungated or not comparable", 0 },
     { "exact-only", OPTION_EXACT_ONLY, NULL, 0, "Compare only what holds on every machine", 0 },
     { "timings", OPTION_TIMINGS, NULL, 0, "Timings must be compared: fail (3) when the machine class differs", 0 },
     { "strict", OPTION_STRICT, NULL, 0, "Inconclusive (4), stale and missing values (1) are failures", 0 },
@@ -38,6 +38,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
         return 0;
     case 'a':
         a->view.all = true;
+        a->policy.ungated_classes = COMPARE_ALL;
         return 0;
     case OPTION_EXACT_ONLY:
         a->policy.classes = COMPARE_PORTABLE;
@@ -100,7 +101,7 @@ int verb_compare(int argc, char **argv)
     };
     struct arguments a = { .policy = compare_policy_default() };
     struct plim_err err = PLIM_ERR_INIT;
-    a.policy.include_ungated = true;   /* at the desk everything is of interest */
+    a.policy.ungated_classes = COMPARE_MACHINE;   /* at the desk speed is of interest also where it isn't gated */
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     int status = compare_files(&a, &err);
     if (status < 0) {
