@@ -150,7 +150,7 @@ Test(text_broken, text_bomb)
 {
     struct plim_err err = PLIM_ERR_INIT;
     struct plim_pool *pool = NULL;
-    struct plim_pool_options options = { .fast_budget_bytes = (size_t)8 << 20 };
+    struct plim_pool_options options = { .fast_budget_bytes = (size_t)1 << 20 };
     struct plim_tokenizer *tokenizer = NULL;
     struct plim_ids ids = { 0 };
     static const char doubling[] = "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aa\"},";
