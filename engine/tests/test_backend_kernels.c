@@ -146,7 +146,8 @@ Test(backend_kernels, rope_rotates_pairs_half_a_head_apart)
     enum { HEADS = 3 };
     for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++) {
         size_t dim = dims[d], half = dim / 2, n = HEADS * dim;
-        float *x = random_floats(n, 1, d), *angles = random_floats(half, 2, 50 + d), *table = malloc(dim * sizeof *table);
+        float *x = random_floats(n, 1, d), *angles = random_floats(half, 2, 50 + d);
+        float *table = malloc(dim * sizeof *table);
         float *rotated = malloc(n * sizeof *rotated);
         double *expected = malloc(n * sizeof *expected);
         for (size_t j = 0; j < half; j++) {
@@ -307,7 +308,7 @@ struct attention_case {
 
 static size_t pad(size_t n)
 {
-    return (n + PANEL_COLUMNS - 1) / PANEL_COLUMNS * PANEL_COLUMNS;
+    return (n + 15) / 16 * 16;
 }
 
 static struct attention_case attention_case_make(size_t i)
@@ -361,54 +362,6 @@ Test(backend_kernels, scores_and_values_straight_from_the_cache)
             k->values(c.weights, c.padded_keys, c.rows, c.cache, c.stride, c.keys, c.dim, out, c.padded_dim);
             check_close(out, c.out, out_count, DOT_TOLERANCE, DOT_TOLERANCE, "values");
         }
-        free(scores);
-        free(out);
-        attention_case_free(&c);
-    }
-}
-
-Test(backend_kernels, packed_panels_are_the_same_for_every_isa)
-{
-    for (size_t i = 0; i < ATTENTION_SIZE_COUNT; i++) {
-        struct attention_case c = attention_case_make(i);
-        size_t key_floats = c.padded_keys * c.dim, value_floats = c.keys * c.padded_dim;
-        float *expected = malloc(key_floats * sizeof *expected), *panels = malloc(key_floats * sizeof *panels);
-        float *expected_v = malloc(value_floats * sizeof *expected), *panels_v = malloc(value_floats * sizeof *panels);
-        cpu_kernels_portable.pack_keys(c.cache, c.stride, c.keys, c.dim, expected);
-        cpu_kernels_portable.pack_values(c.cache, c.stride, c.keys, c.dim, expected_v);
-        FOR_EACH_ISA(k) {
-            k->pack_keys(c.cache, c.stride, c.keys, c.dim, panels);
-            cr_assert_eq(memcmp(panels, expected, key_floats * sizeof *panels), 0, "keys, case %zu", i);
-            k->pack_values(c.cache, c.stride, c.keys, c.dim, panels_v);
-            cr_assert_eq(memcmp(panels_v, expected_v, value_floats * sizeof *panels), 0, "values, case %zu", i);
-        }
-        free(expected);
-        free(panels);
-        free(expected_v);
-        free(panels_v);
-        attention_case_free(&c);
-    }
-}
-
-Test(backend_kernels, multiply_with_packed_panels)
-{
-    for (size_t i = 0; i < ATTENTION_SIZE_COUNT; i++) {
-        struct attention_case c = attention_case_make(i);
-        size_t score_count = c.rows * c.padded_keys, out_count = c.rows * c.padded_dim;
-        float *panels = malloc(c.padded_keys * c.padded_dim * sizeof *panels);
-        float *scores = malloc(score_count * sizeof *scores), *out = malloc(out_count * sizeof *out);
-        FOR_EACH_ISA(k) {
-            k->pack_keys(c.cache, c.stride, c.keys, c.dim, panels);
-            k->multiply(c.q, c.padded_dim, c.rows, panels, c.padded_keys / PANEL_COLUMNS, c.dim, 0, scores,
-                        c.padded_keys);
-            check_close(scores, c.scores, score_count, DOT_TOLERANCE, DOT_TOLERANCE, "scores");
-            k->pack_values(c.cache, c.stride, c.keys, c.dim, panels);
-            memcpy(out, c.q, out_count * sizeof *out);
-            k->multiply(c.weights, c.padded_keys, c.rows, panels, c.padded_dim / PANEL_COLUMNS, c.keys, 1, out,
-                        c.padded_dim);
-            check_close(out, c.out, out_count, DOT_TOLERANCE, DOT_TOLERANCE, "values");
-        }
-        free(panels);
         free(scores);
         free(out);
         attention_case_free(&c);

@@ -14,9 +14,6 @@
 
 #include "plimsoll/cpu.h"
 
-/* Packed operands are stored in panels of this many columns, for every instruction set. */
-#define PANEL_COLUMNS 16
-
 struct cpu_kernels {
     enum plim_isa isa;
 
@@ -49,23 +46,13 @@ struct cpu_kernels {
     float (*softmax_step)(float *scores, size_t n, float *max, float *sum);
 
     /*
-     * Straight from the cache, for few rows: scores[r][c] = q[r] . keys[c], and out[r] += sum over c of
-     * weights[r][c] * values[c]. Strides are in elements.
+     * scores[r][c] = q[r] . keys[c], and out[r] += sum over c of weights[r][c] * values[c], straight from the fp16
+     * cache. Strides are in elements.
      */
     void (*scores)(const float *q, size_t q_stride, size_t rows, const uint16_t *keys, size_t key_stride,
                    size_t key_count, size_t dim, float *scores, size_t scores_stride);
     void (*values)(const float *weights, size_t weights_stride, size_t rows, const uint16_t *values,
                    size_t value_stride, size_t key_count, size_t dim, float *out, size_t out_stride);
-
-    /*
-     * For many rows. pack_keys makes panels [ceil(key_count / 16)][dim][16] of keys^T; pack_values makes panels
-     * [ceil(dim / 16)][key_count][16] of values; both fp32, padded with zeros. multiply: c [m, 16 panel_count] = a b
-     * (or += with accumulate), a [m, k], b packed in panels [panel_count][k][16].
-     */
-    void (*pack_keys)(const uint16_t *keys, size_t key_stride, size_t key_count, size_t dim, float *panels);
-    void (*pack_values)(const uint16_t *values, size_t value_stride, size_t key_count, size_t dim, float *panels);
-    void (*multiply)(const float *a, size_t a_stride, size_t m, const float *panels, size_t panel_count, size_t k,
-                     int accumulate, float *c, size_t c_stride);
 };
 
 extern const struct cpu_kernels cpu_kernels_portable;

@@ -148,36 +148,6 @@ static void values(const float *weights, size_t weights_stride, size_t rows, con
                     weights[r * weights_stride + c] * half_to_float(cached[c * value_stride + j]);
 }
 
-static void pack_keys(const uint16_t *keys, size_t key_stride, size_t key_count, size_t dim, float *panels)
-{
-    for (size_t first = 0; first < key_count; first += PANEL_COLUMNS)
-        for (size_t j = 0; j < dim; j++)
-            for (size_t c = first; c < first + PANEL_COLUMNS; c++)
-                *panels++ = c < key_count ? half_to_float(keys[c * key_stride + j]) : 0.0f;
-}
-
-static void pack_values(const uint16_t *cached, size_t value_stride, size_t key_count, size_t dim, float *panels)
-{
-    for (size_t first = 0; first < dim; first += PANEL_COLUMNS)
-        for (size_t c = 0; c < key_count; c++)
-            for (size_t j = first; j < first + PANEL_COLUMNS; j++)
-                *panels++ = j < dim ? half_to_float(cached[c * value_stride + j]) : 0.0f;
-}
-
-static void multiply(const float *a, size_t a_stride, size_t m, const float *panels, size_t panel_count, size_t k,
-                     int accumulate, float *c, size_t c_stride)
-{
-    for (size_t p = 0; p < panel_count; p++)
-        for (size_t i = 0; i < m; i++)
-            for (size_t j = 0; j < PANEL_COLUMNS; j++) {
-                float dot = 0;
-                for (size_t l = 0; l < k; l++)
-                    dot += a[i * a_stride + l] * panels[(p * k + l) * PANEL_COLUMNS + j];
-                float *out = &c[i * c_stride + p * PANEL_COLUMNS + j];
-                *out = accumulate ? *out + dot : dot;
-            }
-}
-
 #define KERNELS_ISA PLIM_ISA_PORTABLE
 #define KERNELS_NAME cpu_kernels_portable
 #include "kernels_table.h"

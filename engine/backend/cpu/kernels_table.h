@@ -16,7 +16,4 @@ const struct cpu_kernels KERNELS_NAME = {
     .softmax_step = softmax_step,
     .scores = scores,
     .values = values,
-    .pack_keys = pack_keys,
-    .pack_values = pack_values,
-    .multiply = multiply,
 };

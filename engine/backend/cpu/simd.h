@@ -61,7 +61,10 @@ KERNEL float vf_lane0(vf x) { return _mm512_cvtss_f32(x); }
 KERNEL float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
 KERNEL float vf_highest(vf x) { return _mm512_reduce_max_ps(x); }
 
-KERNEL vf vf_load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+KERNEL vf vf_load_half(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
 KERNEL void vf_store_half(uint16_t *p, vf x)
 {
     _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
