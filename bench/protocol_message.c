@@ -32,10 +32,40 @@ void message_release(struct message *message)
 
 /* ---- format ---- */
 
+/*
+ * Numbers are written as the shortest text that reads back as the same double. cJSON's own printing stops at 15 digits when
+ * that is near enough, which loses the last bytes of a large count.
+ */
+static bool add_number(cJSON *object, const char *name, double number)
+{
+    char text[32];
+
+    return cJSON_AddRawToObject(object, name, format_number(text, sizeof text, number)) != NULL;
+}
+
+static bool add_samples(cJSON *object, const struct metric *metric)
+{
+    size_t capacity = 32 * metric->sample_count + 3, used = 0;
+    char *list = malloc(capacity);
+    bool added;
+
+    if (!list)
+        return false;
+    list[used++] = '[';
+    for (size_t i = 0; i < metric->sample_count; i++) {
+        if (i)
+            list[used++] = ',';
+        format_number(list + used, capacity - used, metric->samples[i]);
+        used += strlen(list + used);
+    }
+    memcpy(list + used, "]", 2);
+    added = cJSON_AddRawToObject(object, "samples", list) != NULL;
+    free(list);
+    return added;
+}
+
 static bool format_metric(cJSON *root, const struct metric *metric)
 {
-    cJSON *samples;
-
     if (!cJSON_AddStringToObject(root, "name", metric->name) || !cJSON_AddStringToObject(root, "unit", metric->unit) ||
         !cJSON_AddStringToObject(root, "class", metric_class_name(metric->class)) ||
         !cJSON_AddStringToObject(root, "direction", metric_direction_name(metric->direction)))
@@ -43,8 +73,7 @@ static bool format_metric(cJSON *root, const struct metric *metric)
     if (metric->texts.count)
         return cJSON_AddStringToObject(root, "key", metric->texts.items[0].name) &&
                cJSON_AddStringToObject(root, "text", metric->texts.items[0].text);
-    samples = cJSON_CreateDoubleArray(metric->samples, (int)metric->sample_count);
-    return samples && cJSON_AddItemToObject(root, "samples", samples);
+    return add_samples(root, metric);
 }
 
 static bool format_facts(cJSON *root, const struct message *message)
@@ -57,8 +86,8 @@ static bool format_facts(cJSON *root, const struct message *message)
     for (size_t i = 0; i < message->facts.count; i++) {
         const struct fact *fact = &message->facts.items[i];
 
-        if (!(fact->text ? cJSON_AddStringToObject(object, fact->name, fact->text)
-                         : cJSON_AddNumberToObject(object, fact->name, fact->number)))
+        if (!(fact->text ? cJSON_AddStringToObject(object, fact->name, fact->text) != NULL
+                         : add_number(object, fact->name, fact->number)))
             return false;
     }
     return true;
@@ -83,7 +112,7 @@ static bool format_body(cJSON *root, const struct message *message)
         return cJSON_AddStringToObject(root, "kind", plim_err_kind_name(message->error)) &&
                cJSON_AddStringToObject(root, "text", message->text ? message->text : "");
     case MESSAGE_DONE:
-        return cJSON_AddNumberToObject(root, "work_ns", (double)message->work_ns);
+        return add_number(root, "work_ns", (double)message->work_ns);
     }
     return false;
 }

@@ -56,9 +56,12 @@ static bool add_arguments(cJSON *root, const struct facts *arguments)
 
     for (size_t i = 0; object && i < arguments->count; i++) {
         const struct fact *fact = &arguments->items[i];
+        char number[32];
 
+        /* Numbers as raw text: cJSON's own printing rounds at 15 digits. */
         if (!(fact->text ? cJSON_AddStringToObject(object, fact->name, fact->text)
-                         : cJSON_AddNumberToObject(object, fact->name, fact->number)))
+                         : cJSON_AddRawToObject(object, fact->name,
+                                                format_number(number, sizeof number, fact->number))))
             return false;
     }
     return object != NULL;

@@ -163,25 +163,33 @@ struct metric_gate suite_gate_of(const struct suite_case *c, const char *metric,
     return gate;
 }
 
+/* A parameter of every case, or an argument of those whose workload has it. */
+static int set_in_case(struct suite_case *c, const char *name, const char *text, bool *taken, struct plim_err *err)
+{
+    struct plim_parameters resolved;
+    enum plim_parameter parameter;
+    struct plim_err unknown = PLIM_ERR_INIT;
+
+    if (workload_argument(c->workload, name)) {
+        *taken = true;
+        return argument_set(c->workload, &c->arguments, name, text, err);
+    }
+    if (plim_parameter_find(name, &parameter, &unknown) < 0)
+        return 0;
+    *taken = true;
+    if (plim_parameters_set(&c->parameters, name, text, err) < 0)
+        return -1;
+    resolved = c->parameters;
+    return plim_parameters_resolve(&resolved, err) < 0 ? plim_err_wrap(err, "%s", c->id) : 0;
+}
+
 int suite_set(struct suite *suite, const char *name, const char *text, struct plim_err *err)
 {
     enum plim_parameter parameter;
+    bool taken = false;
 
-    for (size_t i = 0; i < suite->case_count; i++) {
-        struct suite_case *c = &suite->cases[i];
-        struct plim_parameters resolved;
-
-        if (workload_argument(c->workload, name)) {
-            if (argument_set(c->workload, &c->arguments, name, text, err) < 0)
-                return -1;
-            continue;
-        }
-        if (plim_parameter_find(name, &parameter, err) < 0 ||
-            plim_parameters_set(&c->parameters, name, text, err) < 0)
+    for (size_t i = 0; i < suite->case_count; i++)
+        if (set_in_case(&suite->cases[i], name, text, &taken, err) < 0)
             return -1;
-        resolved = c->parameters;
-        if (plim_parameters_resolve(&resolved, err) < 0)
-            return plim_err_wrap(err, "%s", c->id);
-    }
-    return 0;
+    return taken ? 0 : plim_parameter_find(name, &parameter, err);
 }

@@ -146,7 +146,10 @@ struct suite_case *suite_find_case(const struct suite *suite, const char *id);
 /* How the gates of a case treat a metric. */
 struct metric_gate suite_gate_of(const struct suite_case *c, const char *metric, enum metric_class class);
 
-/* Changes a parameter (or an argument that every case has) of all cases: `plimsoll run --set`. Ids stay. */
+/*
+ * Changes a parameter of all cases, or an argument of those that have it: `plimsoll run --set`. Ids stay. A name that is
+ * neither is refused.
+ */
 int suite_set(struct suite *suite, const char *name, const char *text, struct plim_err *err);
 
 #endif
