@@ -45,7 +45,10 @@ static void speed_cells(struct table *t, const struct metric *metric)
         return;
     }
     table_cell(t, STYLE_PLAIN, "%s", format_value(text, sizeof text, metric_median(metric), metric->unit));
-    table_cell(t, STYLE_DIM, metric->sample_count > 1 ? "±%.0f%%" : "", 100 * spread(metric));
+    if (metric->sample_count > 1)
+        table_cell(t, STYLE_DIM, "±%.0f%%", 100 * spread(metric));
+    else
+        table_cell(t, STYLE_DIM, "%s", "");
 }
 
 static void value_cell(struct table *t, const struct result_case *c, const char *name)
@@ -88,7 +91,10 @@ static void row(struct table *t, const struct suite_case *wanted, const struct r
     table_cell(t, STYLE_PLAIN, "%s", c->id);
     table_cell(t, expected ? STYLE_PLAIN : STYLE_BAD, "%s", outcome_name(c->outcome));
     speed_cells(t, first_of(c, speeds));
-    table_cell(t, STYLE_PLAIN, fraction ? "%.0f%%" : "", fraction ? 100 * metric_median(fraction) : 0);
+    if (fraction)
+        table_cell(t, STYLE_PLAIN, "%.0f%%", 100 * metric_median(fraction));
+    else
+        table_cell(t, STYLE_PLAIN, "%s", "");
     value_cell(t, c, "peak_requested_fast_bytes");
     largest_tag_cell(t, c);
     value_cell(t, c, "peak_rss_bytes");
