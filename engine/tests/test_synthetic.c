@@ -22,6 +22,7 @@
 #include "safetensors.h"
 #include "sha256.h"
 #include "synthetic_plan.h"
+#include "synthetic_values.h"
 #include "test_model_support.h"
 
 /* ---- a directory of one's own ---- */
@@ -581,6 +582,28 @@ Test(synthetic, a_kill_leaves_no_model_and_the_next_attempt_takes_over)
     make(&tiny_dense, at("m"));
     digest_is(at("m"), "model.safetensors", DENSE_DIGEST);
     cr_assert_eq(entries_of(place), 1);
+}
+
+/* Each allocation fails once, in planning and in making contents. */
+Test(synthetic, failing_allocations_are_errors_and_leak_nothing)
+{
+    bool done = false;
+    for (uint64_t nth = 1; !done; nth++) {
+        struct plim_err err = PLIM_ERR_INIT;
+        struct plim_pool *pool = NULL;
+        struct synthetic_plan plan;
+        struct synthetic_values *values = NULL;
+        cr_assert_eq(plim_pool_open(&pool, &(struct plim_pool_options){ .fail_allocation = nth }, &err), 0);
+        done = synthetic_plan_init(&plan, pool, &tiny_exl2, &err) == 0 &&
+               synthetic_values_open(&values, pool, 1, &err) == 0;
+        for (size_t i = 0; i < plan.tensor_count && done; i++)
+            done = synthetic_values_begin(values, &plan.tensors[i], &err) == 0;
+        cr_assert_eq(err.kind, done ? PLIM_ERR_NONE : PLIM_ERR_MEMORY, "allocation %llu", (unsigned long long)nth);
+        synthetic_values_close(values);
+        synthetic_plan_release(&plan);
+        cr_assert_eq(plim_pool_close(pool), 0u, "allocation %llu", (unsigned long long)nth);
+        cr_assert_lt(nth, 1000u);
+    }
 }
 
 Test(synthetic, progress_counts_mebibytes)

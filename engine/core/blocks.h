@@ -1,0 +1,90 @@
+#ifndef PLIM_BLOCKS_H
+#define PLIM_BLOCKS_H
+
+/*
+ * Where the pool's memory comes from: blocks of any size on two tiers, cached when freed. Knows nothing of tags, budgets
+ * and peaks, which are the pool's part.
+ *
+ * Two kinds of blocks:
+ *
+ *   small   up to 32 KiB on the fast tier, carved from chunks that hold blocks of one size class each;
+ *   mapped  everything else: one mapping a block (anonymous memory, or a range of the spill file), page-rounded.
+ *
+ * Both begin with a header of PLIM_POOL_ALIGN bytes; the caller's memory follows it:
+ *
+ *   small    [chunk: header][block: header | memory][block: header | memory] ...
+ *   mapped   [header | memory ................. | rounding]
+ *
+ * Freed blocks stay: small ones in their chunk, mapped ones in bins by size, from which the best fit is taken.
+ *
+ * Threads: the pool's lock is held around every call.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "plimsoll/pool.h"
+#include "spill.h"
+
+/* Size classes of small blocks: 4 in each doubling, at most a quarter of a block is rounding. */
+#define BLOCKS_CLASSES 32
+/* Bins of mapped blocks: 4 in each doubling of the span, from one page to 2^52 bytes; no x86-64 maps more than 2^47. */
+#define BLOCKS_BINS 160
+
+struct chunk;
+
+/* The header of a block. */
+struct block {
+    uint64_t bytes;              /* as asked for */
+    uint64_t span_bytes;         /* with header and rounding: what is taken from the chunk or the system */
+    struct chunk *chunk;         /* NULL: mapped */
+    struct block *next, *prev;   /* mapped: live list or bin; small and free: next free one of the chunk */
+    uint64_t file_offset;        /* slow tier: place in the spill file */
+    uint32_t state;
+    uint8_t tag, tier;           /* the tag is the pool's */
+};
+
+struct blocks {
+    struct chunk *chunks;
+    struct chunk *usable[BLOCKS_CLASSES];             /* with room, by class */
+    struct block *live[PLIM_TIER_COUNT];              /* mapped blocks in use */
+    struct block *bins[PLIM_TIER_COUNT][BLOCKS_BINS]; /* mapped blocks that are free */
+    struct spill spill;
+
+    uint64_t limit_bytes[PLIM_TIER_COUNT];            /* the cache makes room before more is reserved; 0: none */
+    uint64_t reserved_bytes[PLIM_TIER_COUNT];         /* held from the system */
+    uint64_t reserved_peak_bytes[PLIM_TIER_COUNT];
+    uint64_t live_span_bytes[PLIM_TIER_COUNT];        /* of these, in blocks that are in use */
+    uint64_t system_count;                            /* how often the system was asked for more */
+};
+
+/* `spill_directory` as in plim_pool_options. -1 when memory is out. */
+int blocks_init(struct blocks *blocks, const char *spill_directory);
+
+/* Gives everything back, live blocks included. */
+void blocks_release(struct blocks *blocks);
+
+/* NULL with errno. *zeroed: the memory is known to be zero. The tag is the caller's to set. */
+struct block *blocks_take(struct blocks *blocks, enum plim_tier tier, size_t bytes, bool *zeroed);
+
+/* Puts a live block into the cache. */
+void blocks_give(struct blocks *blocks, struct block *block);
+
+/* Changes the size of a live block of the fast tier, keeping contents and tag. NULL with errno, and `block` as it was. */
+struct block *blocks_resize(struct blocks *blocks, struct block *block, size_t bytes);
+
+/* Gives what is cached on a tier back to the system; returns its bytes. */
+uint64_t blocks_trim(struct blocks *blocks, enum plim_tier tier);
+
+static inline void *block_memory(struct block *block)
+{
+    return (char *)block + PLIM_POOL_ALIGN;
+}
+
+static inline struct block *block_of(const void *memory)
+{
+    return (struct block *)(uintptr_t)((const char *)memory - PLIM_POOL_ALIGN);
+}
+
+#endif
