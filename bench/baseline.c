@@ -66,7 +66,7 @@ static bool is_wanted(const struct accepter *a, const struct metric *metric)
 {
     if (!(a->classes & (1u << metric->class)) || !matches(a->options->metric_pattern, metric->name))
         return false;
-    return metric->class == METRIC_EXACT || metric->gate.level != GATE_OFF;
+    return metric->gate.level != GATE_OFF || (metric->class == METRIC_EXACT && strncmp(metric->name, "at_peak_", 8) == 0);
 }
 
 /* "12.3 MiB" or "9f3c..." */

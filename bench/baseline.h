@@ -10,8 +10,8 @@
  * Accepting changes what was accepted and nothing else: a metric is a line, known cases and metrics keep their place,
  * new ones follow the neighbour that they have in the result, and an exact value that did not change keeps its reason.
  *
- *   - An exact metric keeps one sample; its gate stays with the suite. All exact metrics are kept, the ungated too: a
- *     memory regression is explained with them. Of the others only gated ones are.
+ *   - Metrics that the suite gates are kept, and, gated or not, what each tag held at the peak (at_peak_TAG_bytes): a
+ *     memory regression is explained with it. An exact metric keeps one sample; how it is gated stays with the suite.
  *   - A digest that holds under a key (ISA and BLAS core) is added beside those of other keys.
  *   - A case that crashed, timed out or failed is never accepted; one that ran out of memory may be meant to.
  *   - An exact metric whose repeats differ is an error: it is not exact.

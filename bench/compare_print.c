@@ -57,16 +57,40 @@ static void change_cell(struct table *t, const struct finding *f)
         table_cell(t, STYLE_PLAIN, "%s", "");
 }
 
-static bool is_shown(const struct finding *f, bool all)
+/* On a noisy machine most timings are inconclusive; the worst of them are enough to see that. */
+#define INCONCLUSIVE_ROWS 5
+
+/* Whether to show a finding; `inconclusive` counts those that were shown before. */
+static bool is_shown(const struct finding *f, size_t inconclusive, bool all)
 {
-    return all || (f->verdict != VERDICT_PASS && f->verdict != VERDICT_NEW && f->verdict != VERDICT_SKIPPED &&
-                   !f->few_samples);
+    switch (f->verdict) {
+    case VERDICT_PASS:
+    case VERDICT_NEW:
+    case VERDICT_SKIPPED:
+        return all;
+    case VERDICT_INCONCLUSIVE:
+        return all || (!f->few_samples && inconclusive < INCONCLUSIVE_ROWS);
+    default:
+        return true;
+    }
 }
 
-/* Returns the number of rows. */
-static size_t fill_table(struct table *t, const struct comparison *c, bool all)
+static void fill_row(struct table *t, const struct finding *f)
 {
-    size_t rows = 0;
+    table_cell(t, verdict_styles[f->verdict], "%s", verdict_title(f->verdict));
+    table_cell(t, STYLE_PLAIN, "%s", case_id(f));
+    table_cell(t, STYLE_PLAIN, "%s", metric_name(f));
+    value_cell(t, f->baseline_value, metric_unit(f));
+    value_cell(t, f->result_value, metric_unit(f));
+    change_cell(t, f);
+    table_cell(t, STYLE_DIM, "%s", f->detail);
+}
+
+/* Returns the number of rows; counts the inconclusive findings that got none. */
+static size_t fill_table(struct table *t, const struct comparison *c, bool all, size_t *hidden)
+{
+    size_t rows = 0, inconclusive = 0;
+    *hidden = 0;
     table_column(t, "verdict", TABLE_LEFT);
     table_column(t, "case", TABLE_LEFT);
     table_column(t, "metric", TABLE_LEFT);
@@ -76,16 +100,13 @@ static size_t fill_table(struct table *t, const struct comparison *c, bool all)
     table_column(t, "why", TABLE_LEFT);
     for (size_t i = 0; i < c->finding_count; i++) {
         const struct finding *f = &c->findings[i];
-        if (!is_shown(f, all))
-            continue;
-        rows++;
-        table_cell(t, verdict_styles[f->verdict], "%s", verdict_title(f->verdict));
-        table_cell(t, STYLE_PLAIN, "%s", case_id(f));
-        table_cell(t, STYLE_PLAIN, "%s", metric_name(f));
-        value_cell(t, f->baseline_value, metric_unit(f));
-        value_cell(t, f->result_value, metric_unit(f));
-        change_cell(t, f);
-        table_cell(t, STYLE_DIM, "%s", f->detail);
+        if (is_shown(f, inconclusive, all)) {
+            fill_row(t, f);
+            rows++;
+            inconclusive += f->verdict == VERDICT_INCONCLUSIVE;
+        } else {
+            *hidden += f->verdict == VERDICT_INCONCLUSIVE;
+        }
     }
     return rows;
 }
@@ -125,12 +146,6 @@ static void print_summary(const struct comparison *c, int exit_status, FILE *out
         separator = ", ";
     }
     fprintf(out, "; exit status %d\n", exit_status);
-    size_t few = 0;
-    for (size_t i = 0; i < c->finding_count; i++)
-        few += c->findings[i].few_samples;
-    if (few)
-        fprintf(out, "%zu timing%s had too few samples to tell anything (--all shows them; more repeats help)\n", few,
-                few == 1 ? "" : "s");
 }
 
 static void print_heading(const struct comparison *c, FILE *out, bool markdown, bool colours)
@@ -150,14 +165,18 @@ static int print_text(const struct comparison *c, const struct comparison_view *
 {
     bool markdown = view->format == COMPARISON_MARKDOWN, colours = !markdown && table_colours(out);
     struct table t = TABLE_INIT;
+    size_t hidden;
     int rc = 0;
     print_heading(c, out, markdown, colours);
-    if (fill_table(&t, c, view->all) > 0)
+    if (fill_table(&t, c, view->all, &hidden) > 0)
         rc = markdown ? table_print_markdown(&t, out, err) : table_print(&t, out, colours, err);
     table_release(&t);
     if (rc == 0) {
         fputs(markdown ? "\n" : "", out);
         print_summary(c, view->exit_status, out, colours);
+        if (hidden)
+            fprintf(out, "%zu inconclusive timing%s not shown (--all shows them; more repeats make them fewer)\n", hidden,
+                    hidden == 1 ? "" : "s");
     }
     return rc;
 }

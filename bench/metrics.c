@@ -102,8 +102,13 @@ const struct metric_row *metric_find(const char *name)
 
 bool metric_only_explains(const char *name)
 {
-    return strncmp(name, "at_peak_", 8) == 0 || strncmp(name, "predicted_", 10) == 0 ||
-           strcmp(name, "sgemm_flops_per_s") == 0 || strcmp(name, "read_bandwidth_bytes_per_s") == 0;
+    static const char *const names[] = { "sgemm_flops_per_s", "read_bandwidth_bytes_per_s", "prefill_flops_per_s",
+                                         "weight_read_bytes_per_s", "cpu_seconds_per_second" };
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return strncmp(name, "at_peak_", 8) == 0 || strncmp(name, "predicted_", 10) == 0;
 }
 
 const char *metric_nearest(const char *name)

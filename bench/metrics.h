@@ -29,8 +29,8 @@ const struct metric_row *metric_find(const char *name);
 
 /*
  * True for what only explains other metrics: what each tag held at the peak, what was predicted (its error is a metric of
- * its own), what the machine could do beside. It is recorded, but gated only where a suite names it: else a peak that
- * falls, which is welcome, would fail the gate through its parts.
+ * its own), what the machine could do beside, a speed in a second unit. It is recorded, but gated only where a suite
+ * names it: else a peak that falls, which is welcome, would fail the gate through its parts.
  */
 bool metric_only_explains(const char *name);
 

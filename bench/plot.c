@@ -46,23 +46,22 @@ struct plot_unit plot_unit_for(const char *unit, double most)
 {
     static const struct {
         const char *base;
-        struct plot_unit units[3];   /* the first that makes `most` less than `limit` */
-        double limit;
+        double from;              /* values of at least this much have this unit; the last that fits */
+        struct plot_unit unit;
     } table[] = {
-        { "bytes", { { 1024.0, "KiB" }, { 1048576.0, "MiB" }, { 1073741824.0, "GiB" } }, 10240 },
-        { "ns", { { 1e3, "µs" }, { 1e6, "ms" }, { 1e9, "s" } }, 2000 },
-        { "bytes/s", { { 1e6, "MB/s" }, { 1e9, "GB/s" }, { 1e12, "TB/s" } }, 2000 },
-        { "flop/s", { { 1e6, "MFLOP/s" }, { 1e9, "GFLOP/s" }, { 1e12, "TFLOP/s" } }, 2000 },
+        { "bytes", 0, { 1024.0, "KiB" } },         { "bytes", 1048576.0, { 1048576.0, "MiB" } },
+        { "bytes", 10 * 1073741824.0, { 1073741824.0, "GiB" } },
+        { "ns", 0, { 1e3, "µs" } },                { "ns", 2e6, { 1e6, "ms" } },
+        { "ns", 2e9, { 1e9, "s" } },               { "bytes/s", 0, { 1e6, "MB/s" } },
+        { "bytes/s", 2e9, { 1e9, "GB/s" } },       { "flop/s", 0, { 1e6, "MFLOP/s" } },
+        { "flop/s", 2e9, { 1e9, "GFLOP/s" } },     { "flop/s", 2e12, { 1e12, "TFLOP/s" } },
     };
+    struct plot_unit chosen = { 1, unit };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        if (strcmp(unit, table[i].base) != 0)
-            continue;
-        size_t k = 0;
-        while (k < 2 && most / table[i].units[k].scale >= table[i].limit)
-            k++;
-        return table[i].units[k];
+        if (strcmp(unit, table[i].base) == 0 && most >= table[i].from)
+            chosen = table[i].unit;
     }
-    return (struct plot_unit){ 1, unit };
+    return chosen;
 }
 
 /* ---- cases and their labels ---- */

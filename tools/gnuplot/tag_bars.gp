@@ -16,7 +16,7 @@ head_px = 92
 foot_px = 62
 wide = 1280
 if (rows * row_px > 1000) { row_px = 1000 / rows > 24 ? 1000 / rows : 24 }
-if (rows * row_px < 250) { row_px = 250 / rows < 90 ? 250 / rows : 90 }
+if (rows * row_px < 250) { row_px = 250 / rows < 60 ? 250 / rows : 60 }
 high = head_px + foot_px + rows * row_px
 
 left = (label_columns * 7.6 + 44) / wide   # room for the longest label
