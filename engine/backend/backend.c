@@ -77,3 +77,8 @@ void backend_blas_describe(char *library, size_t library_size, char *core, size_
 {
     blas_describe(library, library_size, core, core_size);
 }
+
+size_t backend_kv_bytes(const struct plim_parameters *parameters, size_t elements)
+{
+    return elements * (parameters->count[PLIM_KV_CACHE] == PLIM_KV_FP32 ? sizeof(float) : sizeof(uint16_t));
+}

@@ -105,9 +105,12 @@ struct backend_ops {
     int (*rope)(struct backend *backend, float *x, const float *sin_cos, size_t first, size_t rows, size_t head_count,
                 size_t head_dim, struct plim_err *err);
 
-    /* Stores k and v [rows, kv_heads * head_dim] as fp16 at positions first.. of a layer's cache [capacity, width]. */
+    /*
+     * Stores k and v [rows, kv_heads * head_dim] at positions first.. of a layer's cache [capacity, width], whose
+     * elements are of the type that the parameter kv_cache says (backend_kv_bytes).
+     */
     int (*kv_store)(struct backend *backend, const float *k, const float *v, size_t rows, size_t width, size_t first,
-                    uint16_t *cache_k, uint16_t *cache_v, struct plim_err *err);
+                    void *cache_k, void *cache_v, struct plim_err *err);
 
     /*
      * Causal attention: query row r stands at position past + r and sees keys 0 .. past + r (the last `window` of
@@ -116,7 +119,7 @@ struct backend_ops {
      * results of a piece are tagged workspace.
      */
     int (*attention)(struct backend *backend, const struct attention_shape *shape, const float *q,
-                     const uint16_t *cache_k, const uint16_t *cache_v, size_t past, size_t rows, float *out,
+                     const void *cache_k, const void *cache_v, size_t past, size_t rows, float *out,
                      struct plim_err *err);
 
     /* gate = act(gate) * up, n elements. */
@@ -146,6 +149,9 @@ struct backend {
 int backend_open(struct backend *backend, const char *name, struct plim_pool *pool, struct threads *threads,
                  const struct plim_parameters *parameters, struct plim_err *err);
 void backend_close(struct backend *backend);
+
+/* Bytes of `elements` keys or values in the cache, as the parameter kv_cache says. */
+size_t backend_kv_bytes(const struct plim_parameters *parameters, size_t elements);
 
 /* Names that this build has, NULL-terminated. */
 const char *const *backend_names(void);

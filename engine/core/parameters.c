@@ -12,10 +12,10 @@
 static const char *const switch_names[] = { "off", "on", NULL };
 static const char *const dq_modes[] = { "chunked", "gated", NULL };
 static const char *const cuda_loadings[] = { "lazy", "eager", NULL };
-static const char *const kv_caches[] = { "fp16", "q8", "q6", "q4", NULL };
+static const char *const kv_caches[] = { "fp16", "fp32", "q8", "q6", "q4", NULL };
 
 #define KV_REASON "the quantised cache is not part of this build"
-static const char *const kv_cache_reasons[] = { NULL, KV_REASON, KV_REASON, KV_REASON };
+static const char *const kv_cache_reasons[] = { NULL, NULL, KV_REASON, KV_REASON, KV_REASON };
 
 /* Core types of OpenBLAS' x86-64 builds (its dynamic.c); a name outside the list would be ignored there, silently. */
 static const char *const blas_cores[] = {

@@ -120,7 +120,7 @@ static int attention_block(struct pass *p, size_t index, struct plim_err *err)
     const struct layer *layer = &p->model->layers[index];
     const struct model_config *c = p->config;
     size_t q_width = c->head_count * c->head_dim, kv_width = c->kv_head_count * c->head_dim;
-    uint16_t *keys = session_keys(p->session, index), *values = session_values(p->session, index);
+    void *keys = session_keys(p->session, index), *values = session_values(p->session, index);
     float *q = p->work;
     float *k = q + activation_pad(p->rows * q_width);
     float *v = k + activation_pad(p->rows * kv_width);

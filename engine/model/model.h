@@ -56,12 +56,12 @@ struct plim_session {
     struct plim_model *model;               /* borrowed */
     size_t context_tokens;                  /* capacity */
     size_t position;                        /* tokens that are valid */
-    uint16_t *cache;                        /* device fp16 [layer_count][keys, values][context_tokens][kv_width] */
+    void *cache;                            /* device [layer_count][keys, values][context_tokens][kv_width] */
 };
 
-/* A layer's keys and values in the cache: [context_tokens, kv_head_count * head_dim] fp16 each. */
-uint16_t *session_keys(const struct plim_session *session, size_t layer);
-uint16_t *session_values(const struct plim_session *session, size_t layer);
+/* A layer's keys and values in the cache: [context_tokens, kv_head_count * head_dim] each. */
+void *session_keys(const struct plim_session *session, size_t layer);
+void *session_values(const struct plim_session *session, size_t layer);
 
 /*
  * Parts of the activations block start at multiples of 64 bytes, as the pool's own blocks do, so that no kernel meets

@@ -5,7 +5,7 @@
  * are written out here and not shared with the code that allocates, so a test that compares the two means something:
  *
  *     weights      per matrix what the backend keeps (backend.h), and 4 bytes for each norm weight
- *     kv_cache     4 * context * layers * kv_heads * head_dim                    (fp16 keys and values)
+ *     kv_cache     4 [fp32: 8] * context * layers * kv_heads * head_dim          (keys and values)
  *     activations  4 * T * (2 * hidden + max((heads + 2 kv_heads) * head_dim, 2 * inner) + head_dim [* 2])
  *                  for a chunk of T tokens, each part rounded up to 64 bytes; T * hidden alone while the head runs
  *     dequant, workspace, attention    per operation, what the backend says for T rows
@@ -245,8 +245,8 @@ static int plan_run(struct predictor *p, const struct plim_plan_request *request
                               request->context_tokens);
 
     take(p, PLIM_TAG_METADATA, sizeof(struct plim_session));
-    take(p, PLIM_TAG_KV_CACHE,
-         4 * (uint64_t)request->context_tokens * c->layer_count * c->kv_head_count * c->head_dim);
+    uint64_t cached = 2 * (uint64_t)request->context_tokens * c->layer_count * c->kv_head_count * c->head_dim;
+    take(p, PLIM_TAG_KV_CACHE, cached * (p->parameters->count[PLIM_KV_CACHE] == PLIM_KV_FP32 ? 4 : 2));
     for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
         take(p, (enum plim_tag)tag, request->held_bytes[tag]);
     if (request->prompt_tokens > 0)

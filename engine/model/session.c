@@ -2,18 +2,12 @@
 
 #include "model.h"
 
-static size_t kv_width(const struct plim_session *session)
+/* Bytes of one layer's keys, or of its values. */
+static size_t half_layer_bytes(const struct plim_session *session)
 {
     const struct model_config *c = &session->model->files.config;
-    return c->kv_head_count * c->head_dim;
-}
-
-/* Bytes of the whole cache; false when that is more than an address space. */
-static bool cache_bytes(const struct plim_session *session, size_t *bytes)
-{
-    size_t layers = session->model->info.layer_count;
-    return plim_size_mul(2 * layers, kv_width(session) * sizeof *session->cache, bytes) &&
-           plim_size_mul(*bytes, session->context_tokens, bytes);
+    size_t elements = session->context_tokens * c->kv_head_count * c->head_dim;
+    return backend_kv_bytes(&session->model->engine->parameters, elements);
 }
 
 int plim_session_open(struct plim_session **out, struct plim_model *model, const struct plim_session_options *options,
@@ -22,7 +16,6 @@ int plim_session_open(struct plim_session **out, struct plim_model *model, const
     struct plim_pool *pool = model->engine->pool;
     size_t tokens = options && options->context_tokens ? options->context_tokens : model->info.max_positions;
     struct plim_session *session;
-    size_t bytes;
 
     plim_pool_set_scope(pool, "session");
     if (tokens > model->info.max_positions)
@@ -33,19 +26,15 @@ int plim_session_open(struct plim_session **out, struct plim_model *model, const
         return -1;
     session->model = model;
     session->context_tokens = tokens;
-    if (!cache_bytes(session, &bytes)) {
-        plim_err_set(err, PLIM_ERR_MEMORY, "a KV cache for %zu tokens does not fit the address space", tokens);
-        goto fail;
+    /* No overflow: config.c bounds layers, heads, head_dim and positions so that their product is below 2^63. */
+    session->cache = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_KV_CACHE,
+                                     2 * model->info.layer_count * half_layer_bytes(session), err);
+    if (!session->cache) {
+        plim_session_close(session);
+        return plim_err_wrap(err, "opening a session of %zu tokens", tokens);
     }
-    session->cache = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_KV_CACHE, bytes, err);
-    if (!session->cache)
-        goto fail;
     *out = session;
     return 0;
-
-fail:
-    plim_session_close(session);
-    return plim_err_wrap(err, "opening a session of %zu tokens", tokens);
 }
 
 void plim_session_close(struct plim_session *session)
@@ -83,12 +72,12 @@ void plim_session_rewind(struct plim_session *session, size_t position)
         session->position = position;
 }
 
-uint16_t *session_keys(const struct plim_session *session, size_t layer)
+void *session_keys(const struct plim_session *session, size_t layer)
 {
-    return session->cache + 2 * layer * session->context_tokens * kv_width(session);
+    return (uint8_t *)session->cache + 2 * layer * half_layer_bytes(session);
 }
 
-uint16_t *session_values(const struct plim_session *session, size_t layer)
+void *session_values(const struct plim_session *session, size_t layer)
 {
-    return session_keys(session, layer) + session->context_tokens * kv_width(session);
+    return (uint8_t *)session_keys(session, layer) + half_layer_bytes(session);
 }

@@ -302,6 +302,7 @@ struct attention_case {
     float *q;               /* [rows, padded_dim] */
     float *weights;         /* [rows, padded_keys] */
     uint16_t *cache;        /* [keys, stride] */
+    float *wide_cache;      /* the same in fp32 */
     double *scores;         /* [rows, padded_keys]: q cache^T */
     double *out;            /* [rows, padded_dim]: q + weights cache */
 };
@@ -321,6 +322,9 @@ static struct attention_case attention_case_make(size_t i)
     c.q = random_floats(c.rows * c.padded_dim, 1, i);
     c.weights = random_floats(c.rows * c.padded_keys, 1, 100 + i);
     c.cache = random_halves(c.keys * c.stride, 1, 200 + i);
+    c.wide_cache = malloc(c.keys * c.stride * sizeof *c.wide_cache);
+    for (size_t j = 0; j < c.keys * c.stride; j++)
+        c.wide_cache[j] = half_to_float(c.cache[j]);
     c.scores = calloc(c.rows * c.padded_keys, sizeof *c.scores);
     c.out = calloc(c.rows * c.padded_dim, sizeof *c.out);
     for (size_t r = 0; r < c.rows; r++) {
@@ -341,6 +345,7 @@ static void attention_case_free(struct attention_case *c)
     free(c->q);
     free(c->weights);
     free(c->cache);
+    free(c->wide_cache);
     free(c->scores);
     free(c->out);
 }
@@ -356,11 +361,17 @@ Test(backend_kernels, scores_and_values_straight_from_the_cache)
         float *scores = malloc(score_count * sizeof *scores), *out = malloc(out_count * sizeof *out);
         FOR_EACH_ISA(k) {
             memset(scores, 0, score_count * sizeof *scores);
-            k->scores(c.q, c.padded_dim, c.rows, c.cache, c.stride, c.keys, c.dim, scores, c.padded_keys);
+            k->scores_half(c.q, c.padded_dim, c.rows, c.cache, c.stride, c.keys, c.dim, scores, c.padded_keys);
             check_close(scores, c.scores, score_count, DOT_TOLERANCE, DOT_TOLERANCE, "scores");
+            memset(scores, 0, score_count * sizeof *scores);
+            k->scores_float(c.q, c.padded_dim, c.rows, c.wide_cache, c.stride, c.keys, c.dim, scores, c.padded_keys);
+            check_close(scores, c.scores, score_count, DOT_TOLERANCE, DOT_TOLERANCE, "scores of fp32 keys");
             memcpy(out, c.q, out_count * sizeof *out);
-            k->values(c.weights, c.padded_keys, c.rows, c.cache, c.stride, c.keys, c.dim, out, c.padded_dim);
+            k->values_half(c.weights, c.padded_keys, c.rows, c.cache, c.stride, c.keys, c.dim, out, c.padded_dim);
             check_close(out, c.out, out_count, DOT_TOLERANCE, DOT_TOLERANCE, "values");
+            memcpy(out, c.q, out_count * sizeof *out);
+            k->values_float(c.weights, c.padded_keys, c.rows, c.wide_cache, c.stride, c.keys, c.dim, out, c.padded_dim);
+            check_close(out, c.out, out_count, DOT_TOLERANCE, DOT_TOLERANCE, "fp32 values");
         }
         free(scores);
         free(out);

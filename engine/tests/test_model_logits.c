@@ -14,8 +14,8 @@
 /* Weights that are expanded, against float64 with fp16 keys and values: fp32 sums, and keys that round the other way. */
 #define TOLERANCE_EXPANDED 5e-5
 
-/* Dense weights against transformers, which keeps keys and values exact: that alone is 2.0e-4 to 3.2e-4 (measured). */
-#define TOLERANCE_PLAIN 4e-4
+/* The same with keys and values in fp32, against float64 or transformers in fp32. */
+#define TOLERANCE_EXACT 3e-6
 
 /*
  * The fused kernel multiplies codes by scales in fp32, where the format rounds each weight to fp16: a relative error of
@@ -53,16 +53,16 @@ static void check_rows(const struct rig *rig, const struct reference *reference,
     free(positions);
 }
 
-/* One sequence as a prompt and token by token against float64 rows with an fp16 cache. */
-static void check_float64(const char *bits, const char *settings, double tolerance)
+/* Each sequence as a prompt and token by token against float64 rows: `kind` of the reference file. */
+static void check_float64(const char *bits, const char *settings, const char *reference_path, const char *kind,
+                          double tolerance)
 {
     struct reference reference;
-    char path[256], kind[32];
+    char path[256];
     struct rig rig;
 
-    reference_open(&reference, FIXTURES ".kv16.safetensors");
+    reference_open(&reference, reference_path);
     snprintf(path, sizeof path, FIXTURES "/exl2-%s", bits);
-    snprintf(kind, sizeof kind, "exl2-%s", bits);
     rig_open(&rig, path, settings, 256);
     for (size_t i = 0; i < LENGTH_COUNT; i++) {
         int32_t *ids = fixture_ids(lengths[i]);
@@ -111,16 +111,21 @@ static void check_exllamav2(const char *bits, const char *settings)
     reference_close(&reference);
 }
 
+#define KV16_REFERENCE FIXTURES ".kv16.safetensors"
+
 Test(model_logits, expanded_weights_agree_with_float64)
 {
-    check_float64("4.0", "dq_rows=0", TOLERANCE_EXPANDED);
-    check_float64("2.6", "dq_rows=0 max_dq_size=1Ki", TOLERANCE_EXPANDED);
+    check_float64("4.0", "dq_rows=0 kv_cache=fp32", FIXTURES "/reference-4.0.safetensors", "float64", TOLERANCE_EXACT);
+    check_float64("2.6", "dq_rows=0 kv_cache=fp32 max_dq_size=1Ki", FIXTURES "/reference-2.6.safetensors", "float64",
+                  TOLERANCE_EXACT);
+    check_float64("4.0", "dq_rows=0", KV16_REFERENCE, "exl2-4.0", TOLERANCE_EXPANDED);
+    check_float64("2.6", "dq_rows=0 max_dq_size=1Ki", KV16_REFERENCE, "exl2-2.6", TOLERANCE_EXPANDED);
 }
 
 Test(model_logits, the_fused_kernel_agrees_with_float64)
 {
-    check_float64("4.0", "dq_rows=4096", TOLERANCE_FUSED);
-    check_float64("2.6", "dq_rows=4096", TOLERANCE_FUSED);
+    check_float64("4.0", "dq_rows=4096", KV16_REFERENCE, "exl2-4.0", TOLERANCE_FUSED);
+    check_float64("2.6", "dq_rows=4096", KV16_REFERENCE, "exl2-2.6", TOLERANCE_FUSED);
 }
 
 Test(model_logits, agree_with_exllamav2)
@@ -135,15 +140,15 @@ Test(model_logits, dense_agrees_with_transformers)
     struct rig rig;
 
     reference_open(&reference, FIXTURES "/reference-dense.safetensors");
-    rig_open(&rig, FIXTURES "/dense", "", 256);
+    rig_open(&rig, FIXTURES "/dense", "kv_cache=fp32", 256);
     for (size_t i = 0; i < LENGTH_COUNT; i++) {
         int32_t *ids = fixture_ids(lengths[i]);
         plim_session_rewind(rig.session, 0);
         float *prefill = forward_all(&rig, ids, lengths[i]);
-        check_rows(&rig, &reference, "transformers", lengths[i], prefill, TOLERANCE_PLAIN, 0);
+        check_rows(&rig, &reference, "transformers", lengths[i], prefill, TOLERANCE_EXACT, 0);
         plim_session_rewind(rig.session, 0);
         float *steps = forward_token_by_token(&rig, ids, lengths[i]);
-        check_rows(&rig, &reference, "transformers", lengths[i], steps, TOLERANCE_PLAIN, 0);
+        check_rows(&rig, &reference, "transformers", lengths[i], steps, TOLERANCE_EXACT, 0);
         free(steps);
         free(prefill);
         free(ids);
@@ -153,6 +158,9 @@ Test(model_logits, dense_agrees_with_transformers)
 }
 
 /* ---- no parameter changes the result ---- */
+
+/* In fp32, so that nothing hides behind keys that round the other way. */
+#define EXACT_CACHE "kv_cache=fp32"
 
 static const char *const max_dq_sizes[] = { "32", "1Ki", "64Ki", "512Mi" };
 static const char *const dq_modes[] = { "chunked", "gated" };
@@ -165,7 +173,8 @@ static const char *const threads[] = { "1", "2" };
 
 static void random_settings(struct plim_random *random, char *text, size_t size)
 {
-    snprintf(text, size, "max_dq_size=%s dq_mode=%s dq_rows=%s max_input_len=%s max_attention_size=%s cpu_threads=%s",
+    snprintf(text, size, EXACT_CACHE
+             " max_dq_size=%s dq_mode=%s dq_rows=%s max_input_len=%s max_attention_size=%s cpu_threads=%s",
              PICK(random, max_dq_sizes), PICK(random, dq_modes), PICK(random, dq_rows), PICK(random, max_input_lens),
              PICK(random, max_attention_sizes), PICK(random, threads));
 }
@@ -196,7 +205,7 @@ static void check_settings(const char *model, const char *settings, const int32_
                            const struct outcome *expected)
 {
     struct outcome found = run_with(model, settings, ids, count);
-    double tolerance = found.fused ? TOLERANCE_FUSED : TOLERANCE_EXPANDED;
+    double tolerance = found.fused ? TOLERANCE_FUSED : TOLERANCE_EXACT;
     double difference = relative_difference(found.logits, expected->logits, count * found.vocab);
 
     cr_expect(difference <= tolerance, "%s: %s: relative difference %.2e", model, settings, difference);
@@ -209,12 +218,12 @@ static void check_parameters(const char *model)
     struct plim_random random;
     size_t count = 33;
     int32_t *ids = fixture_ids(count);
-    struct outcome expected = run_with(model, "dq_rows=0", ids, count);
+    struct outcome expected = run_with(model, EXACT_CACHE " dq_rows=0", ids, count);
     char settings[256];
 
 #define CHECK_EACH(name, list)                                                                                         \
     for (size_t i = 0; i < sizeof(list) / sizeof *(list); i++) {                                                       \
-        snprintf(settings, sizeof settings, name "=%s", (list)[i]);                                          \
+        snprintf(settings, sizeof settings, EXACT_CACHE " " name "=%s", (list)[i]);                                          \
         check_settings(model, settings, ids, count, &expected);                                                         \
     }
     CHECK_EACH("dq_rows=0 max_dq_size", max_dq_sizes)
@@ -247,12 +256,12 @@ Test(model_logits, a_long_prompt_does_not_depend_on_its_chunks)
 {
     size_t count = 200;
     int32_t *ids = fixture_ids(count);
-    struct outcome expected = run_with(FIXTURES "/exl2-2.6", "dq_rows=0", ids, count);
+    struct outcome expected = run_with(FIXTURES "/exl2-2.6", EXACT_CACHE " dq_rows=0", ids, count);
 
-    check_settings(FIXTURES "/exl2-2.6", "dq_rows=0 max_input_len=64 max_dq_size=1Ki", ids, count, &expected);
-    check_settings(FIXTURES "/exl2-2.6", "dq_rows=0 max_input_len=7 max_attention_size=100", ids, count, &expected);
-    check_settings(FIXTURES "/exl2-2.6", "dq_rows=0 max_attention_size=1 cpu_threads=1", ids, count, &expected);
-    check_settings(FIXTURES "/exl2-2.6", "dq_rows=8 max_input_len=7", ids, count, &expected);
+    check_settings(FIXTURES "/exl2-2.6", EXACT_CACHE " dq_rows=0 max_input_len=64 max_dq_size=1Ki", ids, count, &expected);
+    check_settings(FIXTURES "/exl2-2.6", EXACT_CACHE " dq_rows=0 max_input_len=7 max_attention_size=100", ids, count, &expected);
+    check_settings(FIXTURES "/exl2-2.6", EXACT_CACHE " dq_rows=0 max_attention_size=1 cpu_threads=1", ids, count, &expected);
+    check_settings(FIXTURES "/exl2-2.6", EXACT_CACHE " dq_rows=8 max_input_len=7", ids, count, &expected);
     free(expected.logits);
     free(ids);
 }

@@ -130,6 +130,11 @@ Test(model_prediction, input_and_attention_bounds)
     check_requests(DENSE, "max_input_len=33 max_attention_size=1");
 }
 
+Test(model_prediction, a_cache_in_fp32)
+{
+    check_requests(EXL2, "kv_cache=fp32 max_input_len=64");
+}
+
 Test(model_prediction, prompts_longer_than_the_limits_with_and_without_low_mem)
 {
     struct model_copy copy;

@@ -91,7 +91,8 @@ struct attention_job {
     const struct attention_shape *shape;
     const struct attention_plan *plan;
     const float *q;
-    const uint16_t *cache_k, *cache_v;
+    const void *cache_k, *cache_v;
+    bool cache_is_float;   /* else fp16 */
     size_t past;
     float *out;
     float *scores;       /* [slots, score_floats] */
@@ -198,12 +199,21 @@ static void unit_step(const struct attention_job *job, const struct unit *unit, 
     const struct attention_plan *plan = job->plan;
     const struct cpu_kernels *kernels = job->kernels;
     size_t dim = job->shape->head_dim, stride = job->shape->kv_head_count * dim;
-    const uint16_t *k = job->cache_k + key * stride + unit->head * dim;
-    const uint16_t *v = job->cache_v + key * stride + unit->head * dim;
+    size_t at = key * stride + unit->head * dim;
 
-    kernels->scores(unit->q, plan->dim, unit->count, k, stride, count, dim, scores, plan->block_keys);
+    if (job->cache_is_float)
+        kernels->scores_float(unit->q, plan->dim, unit->count, (const float *)job->cache_k + at, stride, count, dim,
+                              scores, plan->block_keys);
+    else
+        kernels->scores_half(unit->q, plan->dim, unit->count, (const uint16_t *)job->cache_k + at, stride, count, dim,
+                             scores, plan->block_keys);
     unit_softmax(job, unit, key, count, scores);
-    kernels->values(scores, plan->block_keys, unit->count, v, stride, count, dim, unit->o, plan->dim);
+    if (job->cache_is_float)
+        kernels->values_float(scores, plan->block_keys, unit->count, (const float *)job->cache_v + at, stride, count,
+                              dim, unit->o, plan->dim);
+    else
+        kernels->values_half(scores, plan->block_keys, unit->count, (const uint16_t *)job->cache_v + at, stride, count,
+                             dim, unit->o, plan->dim);
 }
 
 /*
@@ -259,11 +269,21 @@ static size_t count_pieces(const struct attention_job *job)
 }
 
 int cpu_attention(struct backend *backend, const struct attention_shape *shape, const float *q,
-                  const uint16_t *cache_k, const uint16_t *cache_v, size_t past, size_t rows, float *out,
+                  const void *cache_k, const void *cache_v, size_t past, size_t rows, float *out,
                   struct plim_err *err)
 {
     struct attention_plan plan;
-    struct attention_job job = { cpu_kernels(backend), shape, &plan, q, cache_k, cache_v, past, out, NULL, NULL };
+    struct attention_job job = {
+        .kernels = cpu_kernels(backend),
+        .shape = shape,
+        .plan = &plan,
+        .q = q,
+        .cache_k = cache_k,
+        .cache_v = cache_v,
+        .cache_is_float = backend->parameters->count[PLIM_KV_CACHE] == PLIM_KV_FP32,
+        .past = past,
+        .out = out,
+    };
     int rc = -1;
 
     if (rows == 0)

@@ -44,9 +44,9 @@ int cpu_rms_norm(struct backend *backend, const float *x, const float *weight, f
 int cpu_rope(struct backend *backend, float *x, const float *sin_cos, size_t first, size_t rows, size_t head_count,
              size_t head_dim, struct plim_err *err);
 int cpu_kv_store(struct backend *backend, const float *k, const float *v, size_t rows, size_t width, size_t first,
-                 uint16_t *cache_k, uint16_t *cache_v, struct plim_err *err);
+                 void *cache_k, void *cache_v, struct plim_err *err);
 int cpu_attention(struct backend *backend, const struct attention_shape *shape, const float *q,
-                  const uint16_t *cache_k, const uint16_t *cache_v, size_t past, size_t rows, float *out,
+                  const void *cache_k, const void *cache_v, size_t past, size_t rows, float *out,
                   struct plim_err *err);
 int cpu_act_mul(struct backend *backend, enum activation activation, float *gate, const float *up, size_t n,
                 struct plim_err *err);

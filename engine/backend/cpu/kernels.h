@@ -46,13 +46,17 @@ struct cpu_kernels {
     float (*softmax_step)(float *scores, size_t n, float *max, float *sum);
 
     /*
-     * scores[r][c] = q[r] . keys[c], and out[r] += sum over c of weights[r][c] * values[c], straight from the fp16
-     * cache. Strides are in elements.
+     * scores[r][c] = q[r] . keys[c], and out[r] += sum over c of weights[r][c] * values[c], straight from a cache of
+     * fp16 or fp32. Strides are in elements.
      */
-    void (*scores)(const float *q, size_t q_stride, size_t rows, const uint16_t *keys, size_t key_stride,
-                   size_t key_count, size_t dim, float *scores, size_t scores_stride);
-    void (*values)(const float *weights, size_t weights_stride, size_t rows, const uint16_t *values,
-                   size_t value_stride, size_t key_count, size_t dim, float *out, size_t out_stride);
+    void (*scores_half)(const float *q, size_t q_stride, size_t rows, const uint16_t *keys, size_t key_stride,
+                        size_t key_count, size_t dim, float *scores, size_t scores_stride);
+    void (*values_half)(const float *weights, size_t weights_stride, size_t rows, const uint16_t *values,
+                        size_t value_stride, size_t key_count, size_t dim, float *out, size_t out_stride);
+    void (*scores_float)(const float *q, size_t q_stride, size_t rows, const float *keys, size_t key_stride,
+                         size_t key_count, size_t dim, float *scores, size_t scores_stride);
+    void (*values_float)(const float *weights, size_t weights_stride, size_t rows, const float *values,
+                         size_t value_stride, size_t key_count, size_t dim, float *out, size_t out_stride);
 };
 
 extern const struct cpu_kernels cpu_kernels_portable;

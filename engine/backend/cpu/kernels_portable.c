@@ -126,27 +126,34 @@ static float softmax_step(float *scores, size_t n, float *max, float *sum)
     return rescale;
 }
 
-static void scores(const float *q, size_t q_stride, size_t rows, const uint16_t *keys, size_t key_stride,
-                   size_t key_count, size_t dim, float *out, size_t out_stride)
-{
-    for (size_t r = 0; r < rows; r++)
-        for (size_t c = 0; c < key_count; c++) {
-            float dot = 0;
-            for (size_t j = 0; j < dim; j++)
-                dot += q[r * q_stride + j] * half_to_float(keys[c * key_stride + j]);
-            out[r * out_stride + c] = dot;
-        }
-}
+/* The two caches differ in how an element is read. */
+#define DEFINE_CACHE_KERNELS(suffix, type, read)                                                                       \
+    static void scores_##suffix(const float *q, size_t q_stride, size_t rows, const type *keys, size_t key_stride,     \
+                                size_t key_count, size_t dim, float *out, size_t out_stride)                           \
+    {                                                                                                                  \
+        for (size_t r = 0; r < rows; r++)                                                                              \
+            for (size_t c = 0; c < key_count; c++) {                                                                   \
+                float dot = 0;                                                                                         \
+                for (size_t j = 0; j < dim; j++)                                                                       \
+                    dot += q[r * q_stride + j] * read(keys[c * key_stride + j]);                                       \
+                out[r * out_stride + c] = dot;                                                                         \
+            }                                                                                                          \
+    }                                                                                                                  \
+                                                                                                                       \
+    static void values_##suffix(const float *weights, size_t weights_stride, size_t rows, const type *cached,          \
+                                size_t value_stride, size_t key_count, size_t dim, float *out, size_t out_stride)      \
+    {                                                                                                                  \
+        for (size_t r = 0; r < rows; r++)                                                                              \
+            for (size_t c = 0; c < key_count; c++)                                                                     \
+                for (size_t j = 0; j < dim; j++)                                                                       \
+                    out[r * out_stride + j] +=                                                                         \
+                        weights[r * weights_stride + c] * read(cached[c * value_stride + j]);                          \
+    }
 
-static void values(const float *weights, size_t weights_stride, size_t rows, const uint16_t *cached,
-                   size_t value_stride, size_t key_count, size_t dim, float *out, size_t out_stride)
-{
-    for (size_t r = 0; r < rows; r++)
-        for (size_t c = 0; c < key_count; c++)
-            for (size_t j = 0; j < dim; j++)
-                out[r * out_stride + j] +=
-                    weights[r * weights_stride + c] * half_to_float(cached[c * value_stride + j]);
-}
+#define AS_IT_IS(x) (x)
+
+DEFINE_CACHE_KERNELS(half, uint16_t, half_to_float)
+DEFINE_CACHE_KERNELS(float, float, AS_IT_IS)
 
 #define KERNELS_ISA PLIM_ISA_PORTABLE
 #define KERNELS_NAME cpu_kernels_portable

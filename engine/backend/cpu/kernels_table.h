@@ -14,6 +14,8 @@ const struct cpu_kernels KERNELS_NAME = {
     .from_bfloat = from_bfloat,
     .from_float = from_float,
     .softmax_step = softmax_step,
-    .scores = scores,
-    .values = values,
+    .scores_half = scores_half,
+    .values_half = values_half,
+    .scores_float = scores_float,
+    .values_float = values_float,
 };

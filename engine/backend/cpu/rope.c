@@ -1,5 +1,7 @@
 /* Rotary position embedding (Su et al., "RoFormer", 2021) in the half-split layout, and storing keys and values. */
 
+#include <string.h>
+
 #include "cpu.h"
 
 struct rope_job {
@@ -31,7 +33,7 @@ struct store_job {
     const struct cpu_kernels *kernels;
     const float *k, *v;
     size_t width;
-    uint16_t *cache_k, *cache_v;   /* at the first row's position */
+    uint16_t *cache_k, *cache_v;   /* fp16, at the first row's position */
 };
 
 static void store_rows(void *context, size_t begin, size_t end, int thread)
@@ -44,10 +46,22 @@ static void store_rows(void *context, size_t begin, size_t end, int thread)
 }
 
 int cpu_kv_store(struct backend *backend, const float *k, const float *v, size_t rows, size_t width, size_t first,
-                 uint16_t *cache_k, uint16_t *cache_v, struct plim_err *err)
+                 void *cache_k, void *cache_v, struct plim_err *err)
 {
-    struct store_job job = { cpu_kernels(backend), k, v, width, cache_k + first * width, cache_v + first * width };
+    struct store_job job = {
+        .kernels = cpu_kernels(backend),
+        .k = k,
+        .v = v,
+        .width = width,
+        .cache_k = (uint16_t *)cache_k + first * width,
+        .cache_v = (uint16_t *)cache_v + first * width,
+    };
     (void)err;
+    if (backend->parameters->count[PLIM_KV_CACHE] == PLIM_KV_FP32) {
+        memcpy((float *)cache_k + first * width, k, rows * width * sizeof *k);
+        memcpy((float *)cache_v + first * width, v, rows * width * sizeof *v);
+        return 0;
+    }
     cpu_run(backend, 2 * rows * width, rows, 1, store_rows, &job);
     return 0;
 }

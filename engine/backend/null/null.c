@@ -55,13 +55,13 @@ static int null_rope(struct backend *backend, float *x, const float *sin_cos, si
 }
 
 static int null_kv_store(struct backend *backend, const float *k, const float *v, size_t rows, size_t width,
-                         size_t first, uint16_t *cache_k, uint16_t *cache_v, struct plim_err *err)
+                         size_t first, void *cache_k, void *cache_v, struct plim_err *err)
 {
     return 0;
 }
 
 static int null_attention(struct backend *backend, const struct attention_shape *shape, const float *q,
-                          const uint16_t *cache_k, const uint16_t *cache_v, size_t past, size_t rows, float *out,
+                          const void *cache_k, const void *cache_v, size_t past, size_t rows, float *out,
                           struct plim_err *err)
 {
     memset(out, 0, rows * shape->head_count * shape->head_dim * sizeof *out);
