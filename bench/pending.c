@@ -1,18 +1,17 @@
 /* Places of what the engine does not have yet; each goes away with the commit that brings the real one. */
 
-#include <stdio.h>
+#include "plimsoll/synthetic.h"
 
-#include "verb.h"
-
-static int refuse(const char *what)
+__attribute__((weak)) const struct plim_synthetic_preset *plim_synthetic_presets(void)
 {
-    fprintf(stderr, "plimsoll: %s is not part of this build yet\n", what);
-    return 2;
+    static const struct plim_synthetic_preset presets[] = { { "tiny", "for tests" }, { NULL, NULL } };
+
+    return presets;
 }
 
-int verb_model(int argc, char **argv)
+__attribute__((weak)) int plim_synthetic_make(const struct plim_synthetic *options, const char *directory,
+                                              struct plim_err *err)
 {
-    (void)argc;
-    (void)argv;
-    return refuse("model");
+    (void)options;
+    return plim_err_input(err, "%s: synthetic models are not part of this build yet", directory);
 }
