@@ -3,9 +3,8 @@
  *
  *   penalise -> / temperature -> top-k -> softmax -> top-p -> min-p -> draw
  *
- * Candidates are kept in a binary heap, most probable first and the lower id first among equals, and only as many are
- * popped as the filters ask for; nothing is ever sorted as a whole. Settings that need no order (temperature and min-p
- * alone) draw in order of ids.
+ * Candidates are ordered by probability, and by id among equals. The filters use binary heaps and go only as far as
+ * they must; nothing is ever sorted as a whole.
  */
 
 #include "plimsoll/generate.h"
@@ -173,24 +172,30 @@ static bool comes_before(struct candidate a, struct candidate b)
     return a.value > b.value || (a.value == b.value && a.id < b.id);
 }
 
-/* heap[0 .. count): each comes before its children, 2i + 1 and 2i + 2. Restores that below `i`. */
-static void heap_sink(struct candidate *heap, size_t count, size_t i)
+/*
+ * heap[0 .. count): each candidate comes before its children, 2i + 1 and 2i + 2; or after them, when the last one is
+ * `on_top`. Restores that below `i`. No two candidates are equal, since their ids differ.
+ */
+enum top { FIRST_ON_TOP, LAST_ON_TOP };
+
+static void heap_sink(struct candidate *heap, size_t count, size_t i, enum top on_top)
 {
+    bool wanted = on_top == FIRST_ON_TOP;
     struct candidate moving = heap[i];
     for (size_t child = 2 * i + 1; child < count; i = child, child = 2 * i + 1) {
-        if (child + 1 < count && comes_before(heap[child + 1], heap[child]))
+        if (child + 1 < count && comes_before(heap[child + 1], heap[child]) == wanted)
             child++;
-        if (!comes_before(heap[child], moving))
+        if (comes_before(heap[child], moving) != wanted)
             break;
         heap[i] = heap[child];
     }
     heap[i] = moving;
 }
 
-static void heap_make(struct candidate *heap, size_t count)
+static void heap_make(struct candidate *heap, size_t count, enum top on_top)
 {
     for (size_t i = count / 2; i-- > 0;)
-        heap_sink(heap, count, i);
+        heap_sink(heap, count, i, on_top);
 }
 
 /* Takes the first out of heap[0 .. count) and puts it at heap[count - 1]. */
@@ -198,22 +203,20 @@ static struct candidate heap_pop(struct candidate *heap, size_t count)
 {
     struct candidate first = heap[0];
     heap[0] = heap[count - 1];
-    heap_sink(heap, count - 1, 0);
+    heap_sink(heap, count - 1, 0, FIRST_ON_TOP);
     heap[count - 1] = first;
     return first;
 }
 
-/* Moves the k first of candidates[0 .. count) to the front, in order. */
+/* Leaves the k first of candidates[0 .. count) at the front: a heap whose top is the next to be replaced. */
 static void keep_top_k(struct candidate *candidates, size_t count, size_t k)
 {
-    heap_make(candidates, count);
-    for (size_t i = 0; i < k; i++)
-        heap_pop(candidates, count - i);
-    /* They stand at the end now, the first one last. */
-    for (size_t i = 0, j = count - 1; i < j; i++, j--) {
-        struct candidate swap = candidates[i];
-        candidates[i] = candidates[j];
-        candidates[j] = swap;
+    heap_make(candidates, k, LAST_ON_TOP);
+    for (size_t i = k; i < count; i++) {
+        if (comes_before(candidates[i], candidates[0])) {
+            candidates[0] = candidates[i];
+            heap_sink(candidates, k, 0, LAST_ON_TOP);
+        }
     }
 }
 
@@ -240,7 +243,7 @@ static size_t keep_top_p(struct candidate *candidates, size_t count, double sum,
     for (size_t i = 0; i < count; i++)
         if ((double)candidates[i].value >= least)
             candidates[likely++] = candidates[i];
-    heap_make(candidates, likely);
+    heap_make(candidates, likely, FIRST_ON_TOP);
     while (kept < likely && mass < share * sum) {
         mass += (double)heap_pop(candidates, likely - kept).value;
         kept++;
