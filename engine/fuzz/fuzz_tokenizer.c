@@ -1,6 +1,6 @@
 /*
- * A tokenizer.json, a NUL byte, and a text for it (the document itself when there is no NUL). What is accepted encodes any
- * text or says why not, gives ids that have tokens, and decodes them to UTF-8, streamed or not.
+ * A tokenizer.json, a NUL byte, and a text for it (the document itself when there is no NUL). What is accepted encodes
+ * any text or says why not, gives ids that have tokens, and decodes them to UTF-8, streamed or not.
  */
 
 #include <string.h>

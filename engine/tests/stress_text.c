@@ -9,8 +9,8 @@
 #define THREADS 4
 #define ROUNDS 50
 
-static const char text[] = "The ship took on coal,  1234 tons of it; caf\xc3\xa9 \xe6\xbc\xa2\xe5\xad\x97 \xf0\x9f\x9a\xa2\n"
-                           "<|im_start|>user\nHow deep?<|im_end|> e\xcc\x81 \xff don't!";
+static const char text[] = "The ship took on coal,  1234 tons of it; caf\xc3\xa9 \xe6\xbc\xa2\xe5\xad\x97\n"
+                           "\xf0\x9f\x9a\xa2<|im_start|>user\nHow deep?<|im_end|> e\xcc\x81 \xff don't!";
 
 struct worker {
     pthread_t thread;
@@ -28,7 +28,8 @@ static int round_trip(struct worker *w, struct plim_err *err)
     int rc = plim_tokenizer_encode(w->tokenizer, text, sizeof text - 1, true, &ids, err);
     if (rc == 0)
         rc = plim_tokenizer_decode(w->tokenizer, ids.ids, ids.count, true, &decoded, &length, err);
-    if (rc == 0 && (ids.count != w->expected->count || memcmp(ids.ids, w->expected->ids, ids.count * sizeof *ids.ids) != 0))
+    if (rc == 0 && (ids.count != w->expected->count ||
+                    memcmp(ids.ids, w->expected->ids, ids.count * sizeof *ids.ids) != 0))
         rc = plim_err_set(err, PLIM_ERR_INTERNAL, "other ids than alone");
     plim_pool_free(w->pool, decoded);
     plim_ids_release(&ids, w->pool);

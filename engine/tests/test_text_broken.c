@@ -35,7 +35,8 @@ static const struct {
     /* the model */
     { "\"type\":\"BPE\"", "\"type\":\"Unigram\"", "model: type Unigram is not supported" },
     { "\"dropout\":null", "\"dropout\":0.1", "model.dropout: is set, which is not supported" },
-    { "\"continuing_subword_prefix\":null", "\"continuing_subword_prefix\":\"##\"", "model.continuing_subword_prefix: is set" },
+    { "\"continuing_subword_prefix\":null", "\"continuing_subword_prefix\":\"##\"",
+      "model.continuing_subword_prefix: is set" },
     { "\"end_of_word_suffix\":null", "\"end_of_word_suffix\":\"</w>\"", "model.end_of_word_suffix: is set" },
     { "\"fuse_unk\":true", "\"fuse_unk\":1", "model.fuse_unk: found a number, expected true or false" },
     { "\"model\":", "\"models\":", "model: missing" },
@@ -54,8 +55,10 @@ static const struct {
     { "{\"id\":0", "3,{\"id\":0", "added_tokens[0]: found a number, expected an object" },
 
     /* normalizer */
-    { "{\"type\":\"NFC\"}", "{\"type\":\"BertNormalizer\"}", "normalizer.normalizers[0]: type BertNormalizer is not supported" },
-    { "{\"type\":\"NFC\"}", "{\"type\":\"Precompiled\"}", "normalizer.normalizers[0]: type Precompiled is not supported" },
+    { "{\"type\":\"NFC\"}", "{\"type\":\"BertNormalizer\"}",
+      "normalizer.normalizers[0]: type BertNormalizer is not supported" },
+    { "{\"type\":\"NFC\"}", "{\"type\":\"Precompiled\"}",
+      "normalizer.normalizers[0]: type Precompiled is not supported" },
     { "{\"type\":\"NFC\"}", "{}", "normalizer.normalizers[0].type: missing" },
     { "{\"type\":\"NFC\"}", "\"NFC\"", "normalizer.normalizers[0]: found a string, expected an object" },
     { "\"normalizers\":", "\"list\":", "normalizer.normalizers: missing" },
@@ -88,7 +91,8 @@ static const struct {
     { "\"sep\":[\"<unk>\",0]", "\"sep\":[\"<unk>\"]", "sep: expected a token and its id" },
 
     /* decoder */
-    { "{\"type\":\"ByteFallback\"}", "{\"type\":\"WordPiece\"}", "decoders[1]: type WordPiece is not supported; supported are" },
+    { "{\"type\":\"ByteFallback\"}", "{\"type\":\"WordPiece\"}",
+      "decoders[1]: type WordPiece is not supported; supported are" },
     { "{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}", "{\"type\":\"Fuse\"},{\"type\":\"ByteFallback\"}",
       "decoders[2]: type ByteFallback is not supported after the decoders before it" },
     { "\"stop\":0", "\"stop\":1", "type Strip with stop above 0 is not supported after Fuse" },
@@ -127,7 +131,8 @@ Test(text_broken, each_is_one_clear_line)
         cr_expect(rc == -1 && !tokenizer, "%s for %s was accepted", changes[i].to, changes[i].from);
         cr_expect_eq(err.kind, PLIM_ERR_INPUT);
         cr_expect(strncmp(err.message, "broken.json: ", 13) == 0 && strstr(err.message, changes[i].expected),
-                  "%s for %s: \"%s\", expected \"%s\"", changes[i].to, changes[i].from, err.message, changes[i].expected);
+                  "%s for %s: \"%s\", expected \"%s\"", changes[i].to, changes[i].from, err.message,
+                  changes[i].expected);
         plim_tokenizer_free(tokenizer);
         free(text);
         text_test_pool_close(pool);

@@ -111,7 +111,8 @@ static void check_line(const struct reference *r, const char *name, const cJSON 
     expect_ok(plim_tokenizer_encode(r->tokenizer, line.text, line.length, false, &plain, &err), &err);
     text_test_expect_ids(name, plain.ids, plain.count, &expected);
 
-    struct plim_ids around = { malloc((r->before.count + expected.count + r->after.count + 1) * sizeof(int32_t)), 0, 0 };
+    size_t around_count = r->before.count + expected.count + r->after.count;
+    struct plim_ids around = { .ids = malloc((around_count + 1) * sizeof(int32_t)) };
     cr_assert_not_null(around.ids);
     append(&around, &r->before);
     append(&around, &expected);
@@ -229,7 +230,8 @@ static void check_variant(const cJSON *variant)
     struct plim_err err = PLIM_ERR_INIT;
     struct reference r = { .name = cJSON_GetObjectItem(variant, "name")->valuestring, .pool = text_test_pool_open() };
     char path[400];
-    snprintf(path, sizeof path, "%s/%s/tokenizer.json", TOKENIZERS, cJSON_GetObjectItem(variant, "family")->valuestring);
+    const char *family = cJSON_GetObjectItem(variant, "family")->valuestring;
+    snprintf(path, sizeof path, "%s/%s/tokenizer.json", TOKENIZERS, family);
     cJSON *document = text_test_json(path);
     for (const cJSON *change = cJSON_GetObjectItem(variant, "changes")->child; change; change = change->next)
         replace_member(document, change->string, change);

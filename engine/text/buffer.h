@@ -9,8 +9,8 @@
 #include "plimsoll/pool.h"
 
 /*
- * No text grows past this, so positions fit into 32 bits and a hostile normaliser (replace "a" by "aa", fifty times) ends
- * in an error.
+ * No text grows past this, so positions fit into 32 bits, and a hostile normaliser (replace "a" by "aa", fifty times)
+ * ends in an error.
  */
 #define TEXT_LIMIT_BYTES ((size_t)1 << 30)
 

@@ -187,6 +187,27 @@ MIXED = [
 ]
 
 
+PATTERNS = {"comma": {"String": ","}, "regex": {"Regex": r"[,-]|\s"}, "empty": {"Regex": r"\d*"}}
+# Syntax and sets that regular-expression engines disagree about.
+REGEXES = [
+    r"\w+|[^\w\s]+",
+    r"\w+",
+    r"\W+",
+    r"[\w']+",
+    r"[\s\S]{1,5}",
+    r"\h+",
+    r"\S+",
+    r"(?i)the|SHIP",
+    r"^.|.$",
+    r"(?<=a)b|(?<![0-9])4",
+    r"(?>a+)b?|\p{^L}",
+    r"x*+y?+.",
+    r"\u0041|\x{42}",
+    r"[^\S\n]+",
+    r"\p{Lu}\p{Ll}*|\p{Han}+",
+]
+
+
 def variant_changes():
     split = lambda pattern, behavior, invert=False: {
         "type": "Split",
@@ -200,7 +221,7 @@ def variant_changes():
 
     for behavior in behaviors:
         for invert in (False, True):
-            for name, pattern in (("comma", {"String": ","}), ("regex", {"Regex": r"[,-]|\s"}), ("empty", {"Regex": r"\d*"})):
+            for name, pattern in PATTERNS.items():
                 yield (
                     f"split-{name}-{behavior}{'-inverted' if invert else ''}",
                     "gpt2",
@@ -209,8 +230,7 @@ def variant_changes():
         yield f"punctuation-{behavior}", "gpt2", {
             "pre_tokenizer": sequence({"type": "Punctuation", "behavior": behavior}, bytes_only)
         }
-    for regex in [r"\w+|[^\w\s]+", r"\w+", r"\W+", r"[\w']+", r"[\s\S]{1,5}", r"\h+", r"\S+", r"(?i)the|SHIP", r"^.|.$", r"(?<=a)b|(?<![0-9])4",
-                  r"(?>a+)b?|\p{^L}", r"x*+y?+.", r"\u0041|\x{42}", r"[^\S\n]+", r"\p{Lu}\p{Ll}*|\p{Han}+"]:
+    for regex in REGEXES:
         yield f"regex {regex}", "gpt2", {"pre_tokenizer": sequence(split({"Regex": regex}, "Isolated"), bytes_only)}
     for individual in (False, True):
         yield f"digits-{individual}", "gpt2", {
@@ -325,6 +345,12 @@ def stored(text):
     return {"bytes": text.encode().hex()} if "\0" in text else text
 
 
+def stored_line(line):
+    if isinstance(line, bytes):
+        return {"bytes": line.hex()}
+    return {"repeat": list(line)} if isinstance(line, tuple) else line
+
+
 def expectation(tokenizer, text, index=0, written_as_is=True):
     """The ids without special tokens (what goes around them is the same for every line) and what they decode to.
     Texts that equal the line's own are left out. Now and then also what all ids together decode to."""
@@ -401,11 +427,7 @@ def write_list(path, head, key, items):
 def main():
     out = pathlib.Path(sys.argv[1])
     lines = corpus.lines()
-    as_stored = [
-        {"bytes": line.hex()} if isinstance(line, bytes) else {"repeat": list(line)} if isinstance(line, tuple) else line
-        for line in lines
-    ]
-    write_list(out / "corpus.json", {}, "lines", as_stored)
+    write_list(out / "corpus.json", {}, "lines", [stored_line(line) for line in lines])
 
     documents = {}
     for name, make in FAMILIES.items():

@@ -169,7 +169,8 @@ BLOCKS = [
     (0x30A1, 0x30FB), (0x4E00, 0x4F00), (0xAC00, 0xAD00), (0x1F600, 0x1F650), (0x1D400, 0x1D450), (0xFF10, 0xFF5B),
 ]
 SPACES = [" ", " ", " ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2003", "\u0085"]
-FRAGMENTS = ["'s", "'LL", "don't", "<s>", "</s>", "<|endoftext|>", "[MASK]", "WORD", "ing", "the", " of the", "12", "345"]
+FRAGMENTS = ["'s", "'LL", "don't", "<s>", "</s>", "<|endoftext|>", "[MASK]", "WORD", "ing", "the", " of the"]
+FRAGMENTS += ["12", "345"]
 
 
 def made(count, seed):
@@ -197,7 +198,7 @@ def text_of(line):
     return line[0] * line[1] if isinstance(line, tuple) else line
 
 
-NOUNS = "ship captain line water coal box sailor harbour cargo mast rope deck storm wind night island whale letter map".split()
+NOUNS = "ship captain line water coal box sailor harbour cargo mast rope deck storm wind night island whale map".split()
 VERBS = "loads carries watches follows counts sinks paints holds leaves finds writes lifts measures remembers".split()
 ADJECTIVES = "heavy old small deep wet quiet bright broken narrow steady northern empty second careful".split()
 
