@@ -9,6 +9,7 @@ usage: python3 tools/reference/make_tokenizer_reference.py engine/tests/data/tok
 needs: tokenizers (0.23.3 made the committed files)
 """
 
+import collections
 import json
 import pathlib
 import random
@@ -31,8 +32,19 @@ def plain(content, **flags):
     return AddedToken(content, normalized=flags.pop("normalized", False), **flags)
 
 
+def commonest_characters(texts, count):
+    counts = collections.Counter("".join(texts).replace(" ", "▁"))
+    return [c for c, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:count]]
+
+
 def train(pre_tokenizer, size, special=(), alphabet=(), limit=None, whole_text=False):
-    """The vocabulary and merges (as pairs) of a BPE trained on our text."""
+    """The vocabulary and merges (as pairs) of a BPE trained on our text, of its `limit` commonest characters."""
+    text = corpus.training_text()
+    if whole_text:
+        text = ["▁" + line.replace(" ", "▁") for line in text if len(line) < 200]
+    if limit:
+        # The trainer's own choice among equally common characters differs from run to run.
+        alphabet = commonest_characters(text, limit)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizer
     trainer = trainers.BpeTrainer(
@@ -42,15 +54,12 @@ def train(pre_tokenizer, size, special=(), alphabet=(), limit=None, whole_text=F
         **({"limit_alphabet": limit} if limit else {}),
         show_progress=False,
     )
-    text = corpus.training_text()
-    if whole_text:
-        text = ["▁" + line.replace(" ", "▁") for line in text if len(line) < 200]
     tokenizer.train_from_iterator(text, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     return model["vocab"], [tuple(pair) for pair in model["merges"]]
 
 
-def byte_level(size, special, pattern=None, digits=False, **options):
+def byte_level(size, special, pattern=None, **options):
     if pattern:
         splitter = pre_tokenizers.Sequence(
             [
