@@ -34,8 +34,9 @@ struct layer {
     const float *norm[LAYER_NORM_COUNT];    /* device, inside plim_model.norms; NULL: this architecture has none */
     struct attention_shape attention;
     const struct rope *rope;                /* one of plim_model.rope */
-    char attention_scope[32];               /* "layers.3.attention", for the pool's reports */
-    char mlp_scope[32];
+    char attention_scope[40];               /* "layers.3.attention", for the pool's reports */
+    char mlp_scope[40];
+    float *own_norms;                       /* its norms, when the layer was loaded alone (model_layer_load) */
 };
 
 struct plim_model {
@@ -58,6 +59,23 @@ struct plim_session {
     size_t position;                        /* tokens that are valid */
     void *cache;                            /* device [layer_count][keys, values][context_tokens][kv_width] */
 };
+
+/*
+ * A model by parts, for work that goes through the layers one by one: model_open reads config.json and the headers,
+ * then layers and the head are loaded and dropped as needed. plim_model_free drops what is still there.
+ */
+int model_open(struct plim_model **model, struct plim_engine *engine, const char *directory, struct plim_err *err);
+int model_layer_load(struct plim_model *model, size_t index, struct plim_err *err);
+void model_layer_drop(struct plim_model *model, size_t index);
+
+/* The output head, the final norm, and the embedding. */
+int model_head_load(struct plim_model *model, struct plim_err *err);
+
+/*
+ * Takes the mapped pages of a tensor out of this process' resident set; they are read again when they are used. Loading
+ * a layer reads it whole, so without this the resident set would grow to the size of the model.
+ */
+void model_drop_pages(const void *data, size_t bytes);
 
 /* A layer's keys and values in the cache: [context_tokens, kv_head_count * head_dim] each. */
 void *session_keys(const struct plim_session *session, size_t layer);

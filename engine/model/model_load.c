@@ -2,6 +2,8 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "model.h"
 #include "tensor_values.h"
@@ -73,19 +75,37 @@ static int load_layer_norms(struct plim_model *model, size_t index, float **next
     return 0;
 }
 
+static size_t layer_norm_elements(const struct model_config *c)
+{
+    size_t elements = 0;
+    for (int which = 0; which < LAYER_NORM_COUNT; which++)
+        elements += model_norm_width(c, (enum layer_norm)which);
+    return elements;
+}
+
+static float *norms_alloc(struct plim_model *model, size_t elements, struct plim_err *err)
+{
+    return plim_pool_alloc(pool_of(model), PLIM_FAST, PLIM_TAG_WEIGHTS, elements * sizeof(float), err);
+}
+
+/* The final norm goes to `device`, [hidden_size]. */
+static int load_final_norm(struct plim_model *model, float *device, struct plim_err *err)
+{
+    const struct tensor *final = model_final_norm(&model->files, err);
+    if (!final)
+        return -1;
+    model->final_norm = device;
+    return load_norm(model, final, config_of(model)->hidden_size, device, err);
+}
+
 /* All norms lie in one block: layer after layer, in the order of the enum, and the final norm. */
 static int load_norms(struct plim_model *model, struct plim_err *err)
 {
     const struct model_config *c = config_of(model);
-    const struct tensor *final = model_final_norm(&model->files, err);
-    size_t layer_width = 0;
 
-    if (!final)
+    if (!model_final_norm(&model->files, err))
         return -1;
-    for (int which = 0; which < LAYER_NORM_COUNT; which++)
-        layer_width += model_norm_width(c, (enum layer_norm)which);
-    size_t elements = c->layer_count * layer_width + c->hidden_size;
-    model->norms = plim_pool_alloc(pool_of(model), PLIM_FAST, PLIM_TAG_WEIGHTS, elements * sizeof *model->norms, err);
+    model->norms = norms_alloc(model, c->layer_count * layer_norm_elements(c) + c->hidden_size, err);
     if (!model->norms)
         return -1;
 
@@ -94,8 +114,7 @@ static int load_norms(struct plim_model *model, struct plim_err *err)
         if (load_layer_norms(model, i, &next, err) < 0)
             return -1;
     }
-    model->final_norm = next;
-    return load_norm(model, final, c->hidden_size, next, err);
+    return load_final_norm(model, next, err);
 }
 
 /* ---- matrices ---- */
@@ -107,19 +126,25 @@ static int load_matrix(struct plim_model *model, struct matrix *matrix, const st
     return backend->ops->matrix_init(backend, matrix, &view->source, err);
 }
 
-static int load_layer(struct plim_model *model, size_t index, struct plim_err *err)
+/* What is known of a layer without its weights. */
+static void describe_layer(struct plim_model *model, size_t index)
 {
     struct layer *layer = &model->layers[index];
     const struct model_config *c = config_of(model);
-    struct matrix_view view;
 
     snprintf(layer->attention_scope, sizeof layer->attention_scope, "layers.%zu.attention", index);
     snprintf(layer->mlp_scope, sizeof layer->mlp_scope, "layers.%zu.mlp", index);
     layer->attention = model_attention_shape(c, index);
     layer->rope = model->rope_local.inv_freq && c->layer_is_local[index] ? &model->rope_local : &model->rope;
+}
+
+static int load_layer_matrices(struct plim_model *model, size_t index, struct plim_err *err)
+{
+    struct matrix_view view;
+
     for (int which = 0; which < LAYER_MATRIX_COUNT; which++) {
         if (model_layer_matrix(&view, &model->files, index, (enum layer_matrix)which, err) < 0 ||
-            load_matrix(model, &layer->matrix[which], &view, err) < 0)
+            load_matrix(model, &model->layers[index].matrix[which], &view, err) < 0)
             return -1;
     }
     return 0;
@@ -162,7 +187,8 @@ static int load_ropes(struct plim_model *model, struct plim_err *err)
     return rope_init(&model->rope_local, pool_of(model), &c->rope_local, c->head_dim, err);
 }
 
-static int load_parts(struct plim_model *model, const char *directory, struct plim_err *err)
+/* Everything but weights. */
+static int open_parts(struct plim_model *model, const char *directory, struct plim_err *err)
 {
     if (model_files_open(&model->files, pool_of(model), directory, err) < 0)
         return -1;
@@ -170,12 +196,19 @@ static int load_parts(struct plim_model *model, const char *directory, struct pl
         return -1;
     model->layers = plim_pool_calloc(pool_of(model), PLIM_FAST, PLIM_TAG_METADATA, model->info.layer_count,
                                      sizeof *model->layers, err);
-    if (!model->layers)
+    if (!model->layers || load_ropes(model, err) < 0)
         return -1;
-    if (load_ropes(model, err) < 0 || load_norms(model, err) < 0)
+    for (size_t i = 0; i < model->info.layer_count; i++)
+        describe_layer(model, i);
+    return 0;
+}
+
+static int load_weights(struct plim_model *model, struct plim_err *err)
+{
+    if (load_norms(model, err) < 0)
         return -1;
     for (size_t i = 0; i < model->info.layer_count; i++) {
-        if (load_layer(model, i, err) < 0)
+        if (load_layer_matrices(model, i, err) < 0)
             return -1;
     }
     if (load_head(model, err) < 0)
@@ -183,7 +216,7 @@ static int load_parts(struct plim_model *model, const char *directory, struct pl
     return load_embedding(model, err);
 }
 
-int plim_model_load(struct plim_model **out, struct plim_engine *engine, const char *directory, struct plim_err *err)
+int model_open(struct plim_model **out, struct plim_engine *engine, const char *directory, struct plim_err *err)
 {
     struct plim_model *model;
 
@@ -192,7 +225,7 @@ int plim_model_load(struct plim_model **out, struct plim_engine *engine, const c
     if (!model)
         return plim_err_wrap(err, "loading %s", directory);
     model->engine = engine;
-    if (load_parts(model, directory, err) < 0) {
+    if (open_parts(model, directory, err) < 0) {
         plim_model_free(model);
         return plim_err_wrap(err, "loading %s", directory);
     }
@@ -200,11 +233,71 @@ int plim_model_load(struct plim_model **out, struct plim_engine *engine, const c
     return 0;
 }
 
+int plim_model_load(struct plim_model **out, struct plim_engine *engine, const char *directory, struct plim_err *err)
+{
+    struct plim_model *model;
+
+    if (model_open(&model, engine, directory, err) < 0)
+        return -1;
+    if (load_weights(model, err) < 0) {
+        plim_model_free(model);
+        return plim_err_wrap(err, "loading %s", directory);
+    }
+    *out = model;
+    return 0;
+}
+
+int model_layer_load(struct plim_model *model, size_t index, struct plim_err *err)
+{
+    struct layer *layer = &model->layers[index];
+
+    layer->own_norms = norms_alloc(model, layer_norm_elements(config_of(model)), err);
+    if (!layer->own_norms)
+        return -1;
+    float *next = layer->own_norms;
+    if (load_layer_norms(model, index, &next, err) < 0)
+        return -1;
+    return load_layer_matrices(model, index, err);
+}
+
+int model_head_load(struct plim_model *model, struct plim_err *err)
+{
+    model->norms = norms_alloc(model, config_of(model)->hidden_size, err);
+    if (!model->norms || load_final_norm(model, model->norms, err) < 0 || load_head(model, err) < 0)
+        return -1;
+    return load_embedding(model, err);
+}
+
+void model_drop_pages(const void *data, size_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = (uintptr_t)data / page * page, end = ((uintptr_t)data + bytes + page - 1) / page * page;
+    /* Whole pages: neighbours' ends are read again if they are needed. */
+    (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 static void release_matrix(struct plim_model *model, struct matrix *matrix)
 {
     struct backend *backend = &model->engine->backend;
     if (matrix->impl)
         backend->ops->matrix_release(backend, matrix);
+}
+
+void model_layer_drop(struct plim_model *model, size_t index)
+{
+    struct layer *layer = &model->layers[index];
+    struct plim_err ignored = PLIM_ERR_INIT;
+    struct matrix_view view;
+
+    for (int which = 0; which < LAYER_MATRIX_COUNT; which++) {
+        release_matrix(model, &layer->matrix[which]);
+        if (model_layer_matrix(&view, &model->files, index, (enum layer_matrix)which, &ignored) == 0 &&
+            !view.source.is_exl2)
+            model_drop_pages(view.source.weight, view.stored_bytes);
+    }
+    plim_pool_free(pool_of(model), layer->own_norms);
+    layer->own_norms = NULL;
+    memset(layer->norm, 0, sizeof layer->norm);
 }
 
 void plim_model_free(struct plim_model *model)
@@ -218,6 +311,7 @@ void plim_model_free(struct plim_model *model)
     for (size_t i = 0; model->layers && i < model->info.layer_count; i++) {
         for (int which = 0; which < LAYER_MATRIX_COUNT; which++)
             release_matrix(model, &model->layers[i].matrix[which]);
+        plim_pool_free(pool, model->layers[i].own_norms);
     }
     plim_pool_free(pool, model->norms);
     rope_release(&model->rope_local, pool);
