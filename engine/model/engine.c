@@ -1,7 +1,5 @@
 /* The engine: one pool, one team of threads, one backend. */
 
-#include <string.h>
-
 #include "model.h"
 
 static struct plim_pool_options pool_options(const struct plim_parameters *parameters,

@@ -5,8 +5,6 @@
  * of a pass over a small chunk.
  */
 
-#include <string.h>
-
 #include "block.h"
 #include "model.h"
 #include "tensor_values.h"
@@ -53,8 +51,8 @@ static int embed(struct pass *p, struct plim_err *err)
     plim_pool_set_scope(p->backend->pool, "embedding");
     if (check_embedding(p, err) < 0)
         return -1;
-    if (p->ops->embed(p->backend, model->embedding->dtype, model->embedding->data, c->hidden_size, p->ids, p->block.rows,
-                      c->embedding_scale, p->block.hidden, err) < 0)
+    if (p->ops->embed(p->backend, model->embedding->dtype, model->embedding->data, c->hidden_size, p->ids,
+                      p->block.rows, c->embedding_scale, p->block.hidden, err) < 0)
         return -1;
     return block_rope(&p->block, err);
 }

@@ -1,7 +1,5 @@
 #include "model_files.h"
 
-#include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,7 +61,9 @@ static int open_store(struct model_files *files, struct plim_pool *pool, const c
         files->is_exl2 = has_exl2_tensors(files->store);
         return 0;
     }
-    if (err->kind != PLIM_ERR_INPUT || tensor_store_open_directory(&files->store, pool, directory, false, &other_err) < 0)
+    if (err->kind != PLIM_ERR_INPUT)
+        return -1;
+    if (tensor_store_open_directory(&files->store, pool, directory, false, &other_err) < 0)
         return -1;
     files->is_exl2 = has_exl2_tensors(files->store);
     if (!files->is_exl2) {

@@ -20,7 +20,7 @@ float tensor_value(const struct tensor *tensor, size_t index)
     return tensor->dtype == DTYPE_F16 ? half_to_float(half) : bfloat_to_float(half);
 }
 
-/* A float of any width is a number unless its exponent bits are all ones. The loops are plain so that they vectorise. */
+/* A float of any width is a number unless its exponent bits are all ones. Plain loops, so that they vectorise. */
 static bool all_finite(const struct tensor *tensor, size_t first, size_t count)
 {
     const uint8_t *data = (const uint8_t *)tensor->data + first * dtype_bytes(tensor->dtype);

@@ -124,7 +124,8 @@ Test(model_architectures, gemma3_inside_a_multimodal_model)
     model_copy_make(&copy, source, edits, 1, NULL, NULL);
     snprintf(path, sizeof path, "%s/config.json", copy.directory);
     cr_assert_eq(plim_read_file(path, 4096, &text, &bytes, &err), 0, "%s", err.message);
-    snprintf(outer, sizeof outer, "{\"architectures\": [\"Gemma3ForConditionalGeneration\"], \"text_config\": %s}", text);
+    snprintf(outer, sizeof outer, "{\"architectures\": [\"Gemma3ForConditionalGeneration\"], \"text_config\": %s}",
+             text);
     cr_assert_eq(plim_write_file(path, outer, strlen(outer), &err), 0, "%s", err.message);
     free(text);
 

@@ -11,7 +11,7 @@
 #include "plimsoll/random.h"
 #include "test_model_support.h"
 
-/* Weights that are expanded, against float64 with fp16 keys and values: fp32 sums, and keys that round the other way. */
+/* Expanded weights against float64 with fp16 keys and values: fp32 sums, and keys that round the other way. */
 #define TOLERANCE_EXPANDED 5e-5
 
 /* The same with keys and values in fp32, against float64 or transformers in fp32. */
@@ -223,8 +223,8 @@ static void check_parameters(const char *model)
 
 #define CHECK_EACH(name, list)                                                                                         \
     for (size_t i = 0; i < sizeof(list) / sizeof *(list); i++) {                                                       \
-        snprintf(settings, sizeof settings, EXACT_CACHE " " name "=%s", (list)[i]);                                          \
-        check_settings(model, settings, ids, count, &expected);                                                         \
+        snprintf(settings, sizeof settings, EXACT_CACHE " " name "=%s", (list)[i]);                                    \
+        check_settings(model, settings, ids, count, &expected);                                                        \
     }
     CHECK_EACH("dq_rows=0 max_dq_size", max_dq_sizes)
     CHECK_EACH("dq_rows=8 dq_mode=gated max_dq_size", max_dq_sizes)
@@ -258,10 +258,14 @@ Test(model_logits, a_long_prompt_does_not_depend_on_its_chunks)
     int32_t *ids = fixture_ids(count);
     struct outcome expected = run_with(FIXTURES "/exl2-2.6", EXACT_CACHE " dq_rows=0", ids, count);
 
-    check_settings(FIXTURES "/exl2-2.6", EXACT_CACHE " dq_rows=0 max_input_len=64 max_dq_size=1Ki", ids, count, &expected);
-    check_settings(FIXTURES "/exl2-2.6", EXACT_CACHE " dq_rows=0 max_input_len=7 max_attention_size=100", ids, count, &expected);
-    check_settings(FIXTURES "/exl2-2.6", EXACT_CACHE " dq_rows=0 max_attention_size=1 cpu_threads=1", ids, count, &expected);
-    check_settings(FIXTURES "/exl2-2.6", EXACT_CACHE " dq_rows=8 max_input_len=7", ids, count, &expected);
+    static const char *const settings[] = {
+        EXACT_CACHE " dq_rows=0 max_input_len=64 max_dq_size=1Ki",
+        EXACT_CACHE " dq_rows=0 max_input_len=7 max_attention_size=100",
+        EXACT_CACHE " dq_rows=0 max_attention_size=1 cpu_threads=1",
+        EXACT_CACHE " dq_rows=8 max_input_len=7",
+    };
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
+        check_settings(FIXTURES "/exl2-2.6", settings[i], ids, count, &expected);
     free(expected.logits);
     free(ids);
 }

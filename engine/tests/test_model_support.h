@@ -1,7 +1,7 @@
 #ifndef PLIM_TEST_MODEL_SUPPORT_H
 #define PLIM_TEST_MODEL_SUPPORT_H
 
-/* What the tests of model/ share: an engine with a model in one call, logits as one array, references, broken models. */
+/* What the tests of model/ share: an engine with a model in one call, logits as an array, references, broken models. */
 
 #include <stddef.h>
 #include <stdint.h>
