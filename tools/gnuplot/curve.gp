@@ -45,7 +45,7 @@ do for [format in formats] {
         set offsets 0, 0, graph 0.06, 0
         set ylabel panel_label[p] offset 0.5, 0
         if (p == 1) {
-            set label 1 title at screen 0.02, 0.962 left font bold(format) textcolor rgb ink
+            set label 1 title at screen 0.02, 0.962 left font title_font(format) textcolor rgb ink
             set label 2 subtitle at screen 0.02, 0.918 left font small(format) textcolor rgb faint
             do for [i = 1:notes] {
                 set label 2 + i note[i] at screen right + 0.02, bottom + 0.03 * (notes - i) left font small(format) \

@@ -21,9 +21,10 @@ set_terminal(format, width, height) = format eq 'svg' \
     ? sprintf("set terminal pngcairo size %d,%d noenhanced font 'sans,11' background '#FFFFFF'", width, height) \
     : sprintf("set terminal png size %d,%d font 'arial,11' background '#FFFFFF'", width, height)
 
-bold(format) = format eq 'svg' ? 'sans-serif:Bold,17' : 'sans:Bold,15'
+# gnuplot's SVG takes a family and a size, no weight.
+title_font(format) = format eq 'svg' ? 'sans-serif,20' : 'sans:Bold,15'
 small(format) = format eq 'svg' ? 'sans-serif,11' : 'sans,9'
-head_font(format) = format eq 'svg' ? 'sans-serif:Bold,13' : 'sans:Bold,11'
+head_font(format) = format eq 'svg' ? 'sans-serif,15' : 'sans:Bold,11'
 
 set border 3 lc rgb '#999999' lw 1
 set tics nomirror textcolor rgb ink scale 0.6

@@ -42,7 +42,7 @@ do for [format in formats] {
     eval set_terminal(format, wide, high)
     set output name . '.' . format
     unset label
-    set label 1 title at screen 0.02, 1 - 30.0 / high left font bold(format) textcolor rgb ink
+    set label 1 title at screen 0.02, 1 - 30.0 / high left font title_font(format) textcolor rgb ink
     set label 2 subtitle at screen 0.02, 1 - 62.0 / high left font small(format) textcolor rgb faint
     do for [b = 1:bars] {
         set label 10 + 2 * b bar_label[b] at graph -0.008, first bar_y[b] right textcolor rgb ink
