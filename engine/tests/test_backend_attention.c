@@ -144,6 +144,33 @@ Test(backend_attention, agrees_with_its_definition_for_every_isa_thread_count_an
     }
 }
 
+Test(backend_attention, a_cache_of_fp32_agrees_too)
+{
+    for (size_t i = 0; i < CASE_COUNT; i++) {
+        struct inputs in = inputs_make(&cases[i], 10 * i);
+        float *k = malloc(in.kv_count * sizeof *k), *v = malloc(in.kv_count * sizeof *v);
+        for (size_t j = 0; j < in.kv_count; j++) {
+            k[j] = half_to_float(in.k[j]);
+            v[j] = half_to_float(in.v[j]);
+        }
+        for (enum plim_isa isa = 0; isa < PLIM_ISA_COUNT; isa++) {
+            struct plim_err err = PLIM_ERR_INIT;
+            struct fixture f;
+            if (!plim_isa_supported(isa))
+                continue;
+            fixture_open(&f, isa, 2);
+            f.parameters.count[PLIM_KV_CACHE] = PLIM_KV_FP32;
+            cr_assert_eq(f.backend.ops->attention(&f.backend, &cases[i].shape, in.q, k, v, cases[i].past,
+                                                  cases[i].rows, in.out, &err), 0, "%s", err.message);
+            check_close(in.out, in.expected, in.q_count, 5e-5, 5e-5, "attention over fp32");
+            fixture_close(&f);
+        }
+        free(k);
+        free(v);
+        inputs_free(&in);
+    }
+}
+
 Test(backend_attention, memory_does_not_depend_on_the_past)
 {
     struct plim_parameters parameters;

@@ -1,5 +1,5 @@
 /*
- * Causal attention with grouped heads over the fp16 cache, in pieces, by online softmax.
+ * Causal attention with grouped heads over the cache, in pieces, by online softmax.
  *
  * The query heads that share a key/value head are taken together: query vector f = row * group + g of that head, so
  * its rows * group vectors stand at positions past + f / group, in order. A unit of work is one key/value head and a

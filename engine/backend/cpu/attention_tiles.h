@@ -50,7 +50,6 @@ KERNEL float CACHED_NAME(score_one)(const float *q, const CACHED *key, size_t di
  * Rows of one head lie a page or half a page apart, where no hardware prefetcher follows; a fifth of a decode step at
  * 4096 tokens. Asking for memory beyond the cache's end does no harm.
  */
-
 KERNEL void CACHED_NAME(prefetch_keys)(const CACHED *keys, size_t key_stride, size_t dim)
 {
     for (size_t c = 0; c < 4; c++, keys += key_stride)
