@@ -385,6 +385,27 @@ Test(compare, a_changed_unit_is_not_compared)
     release_pair(&pair);
 }
 
+Test(compare, cases_that_ran_with_other_settings_are_told)
+{
+    struct pair pair;
+    struct comparison c;
+    struct plim_err err = PLIM_ERR_INIT;
+    make_pair(&pair);
+    add_exact(pair.old, "peak_bytes", 1);
+    add_exact(pair.new, "peak_bytes", 1);
+    cr_assert_eq(facts_set_text(&pair.old->parameters, "cpu_threads", "2", &err), 0);
+    cr_assert_eq(facts_set_text(&pair.new->parameters, "cpu_threads", "2", &err), 0);
+    cr_assert_eq(facts_set_text(&pair.new->parameters, "of_a_newer_build", "1", &err), 0);
+    compare_pair(&c, &pair);
+    cr_assert_eq(c.note_count, 0);
+    comparison_release(&c);
+    cr_assert_eq(facts_set_text(&pair.new->parameters, "cpu_threads", "4", &err), 0);
+    compare_pair(&c, &pair);
+    cr_assert_str_eq(c.notes[0], "1 case ran with other settings than the baseline's (cpu_threads 4, was 2)");
+    comparison_release(&c);
+    release_pair(&pair);
+}
+
 Test(compare, results_of_two_suites_are_refused)
 {
     struct pair pair;
