@@ -9,7 +9,7 @@
 #include "plimsoll/tokenizer.h"
 #include "unicode.h"
 
-#define BUDGET_BYTES ((size_t)64 << 20)
+#define BUDGET_BYTES ((size_t)16 << 20)
 
 struct streamed {
     size_t length;

@@ -142,12 +142,20 @@ void text_search_init(struct text_search *search, const struct text_pattern *pat
 static int next_literal(struct text_search *s, size_t *start, size_t *end)
 {
     const struct text_pattern *p = s->pattern;
-    const char *found = memmem(s->text + s->position, s->length - s->position, p->literal, p->literal_length);
-    if (!found)
-        return 0;
-    *start = (size_t)(found - s->text);
-    *end = s->position = *start + p->literal_length;
-    return 1;
+    while (s->length - s->position >= p->literal_length) {
+        /* Literals are a character or two: more than this (memmem) finds nothing sooner. */
+        const char *from = s->text + s->position;
+        const char *found = memchr(from, p->literal[0], s->length - s->position - p->literal_length + 1);
+        if (!found)
+            break;
+        s->position = (size_t)(found - s->text) + 1;
+        if (memcmp(found, p->literal, p->literal_length) == 0) {
+            *start = (size_t)(found - s->text);
+            *end = s->position = *start + p->literal_length;
+            return 1;
+        }
+    }
+    return 0;
 }
 
 static int next_of_class(struct text_search *s, size_t *start, size_t *end)
