@@ -1,0 +1,215 @@
+#include "signed_rank.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "heap.h"
+#include "plimsoll/random.h"
+
+#define FLIPS 10000
+#define FLIP_SEED 19450101
+
+static double normal_upper_tail(double z)
+{
+    return 0.5 * erfc(z / sqrt(2.0));
+}
+
+/* ---- the distribution ---- */
+
+static size_t greatest_sum(size_t n)
+{
+    return n * (n + 1) / 2;
+}
+
+/*
+ * probability[w] of the sum of positive ranks being w, for w up to n(n+1)/2: each rank r joins the sum or not with
+ * probability 1/2, one rank after the other. Probabilities rather than counts, which pass 2^53 from n = 54 on.
+ */
+static double *rank_sum_distribution(size_t n, struct plim_err *err)
+{
+    double *probability = heap_calloc(greatest_sum(n) + 1, sizeof *probability, err);
+
+    if (!probability)
+        return NULL;
+    probability[0] = 1;
+    for (size_t r = 1; r <= n; r++)
+        for (size_t w = greatest_sum(r) + 1; w-- > 0;)   /* downwards: each rank is used once */
+            probability[w] = 0.5 * probability[w] + (w >= r ? 0.5 * probability[w - r] : 0);
+    return probability;
+}
+
+static double normal_z(double sum, size_t n)
+{
+    double count = (double)n;
+    double variance = count * (count + 1) * (2 * count + 1) / 24;
+
+    return (sum - count * (count + 1) / 4 - 0.5) / sqrt(variance);
+}
+
+/* ---- ranks ---- */
+
+struct ranked {
+    double magnitude;
+    bool positive;
+    double rank;
+};
+
+static int by_magnitude(const void *a, const void *b)
+{
+    double x = ((const struct ranked *)a)->magnitude, y = ((const struct ranked *)b)->magnitude;
+
+    return (x > y) - (x < y);
+}
+
+/* Average ranks for ties; true when there are any. */
+static bool assign_ranks(struct ranked *items, size_t n)
+{
+    bool ties = false;
+    size_t end;
+
+    for (size_t start = 0; start < n; start = end) {
+        for (end = start + 1; end < n && !(items[end].magnitude > items[start].magnitude);)
+            end++;
+        for (size_t i = start; i < end; i++)
+            items[i].rank = (double)(start + 1 + end) / 2;
+        ties = ties || end > start + 1;
+    }
+    return ties;
+}
+
+static double positive_sum(const struct ranked *items, size_t n)
+{
+    double sum = 0;
+
+    for (size_t i = 0; i < n; i++)
+        sum += items[i].positive ? items[i].rank : 0;
+    return sum;
+}
+
+/* ---- p values ---- */
+
+static int exact_p(double sum, size_t n, double *p, struct plim_err *err)
+{
+    double *probability = rank_sum_distribution(n, err);
+
+    if (!probability)
+        return -1;
+    *p = 0;
+    for (size_t w = (size_t)sum; w <= greatest_sum(n); w++)
+        *p += probability[w];
+    free(probability);
+    return 0;
+}
+
+/* The observed signs count as one draw, so that p is never 0 (Phipson and Smyth, 2010). */
+static double flipped_p(const struct ranked *items, size_t n, double sum)
+{
+    struct plim_random random;
+    size_t as_high = 0;
+
+    plim_random_seed(&random, FLIP_SEED, 0);
+    for (int draw = 0; draw < FLIPS; draw++) {
+        uint64_t signs = 0;
+        double flipped = 0;
+
+        for (size_t i = 0; i < n; i++) {
+            if (i % 64 == 0)
+                signs = plim_random_u64(&random);
+            flipped += (signs >> (i % 64)) & 1 ? items[i].rank : 0;
+        }
+        as_high += flipped >= sum;   /* ranks are multiples of 1/2: sums are exact */
+    }
+    return ((double)as_high + 1) / (FLIPS + 1);
+}
+
+int signed_rank_p(const double *differences, size_t n, double *p, struct plim_err *err)
+{
+    struct ranked *items = heap_calloc(n, sizeof *items, err);
+    size_t count = 0;
+    bool ties;
+    double sum;
+    int rc = 0;
+
+    if (!items)
+        return -1;
+    for (size_t i = 0; i < n; i++)
+        if (differences[i] < 0 || differences[i] > 0)
+            items[count++] = (struct ranked){ .magnitude = fabs(differences[i]), .positive = differences[i] > 0 };
+    qsort(items, count, sizeof *items, by_magnitude);
+    ties = assign_ranks(items, count);
+    sum = positive_sum(items, count);
+    if (count == 0)
+        *p = 1;
+    else if (ties)
+        *p = flipped_p(items, count, sum);
+    else if (count <= SIGNED_RANK_EXACT_LIMIT)
+        rc = exact_p(sum, count, p, err);
+    else
+        *p = normal_upper_tail(normal_z(sum, count));
+    free(items);
+    return rc;
+}
+
+/* ---- the estimate ---- */
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double *walsh_averages(const double *d, size_t n, struct plim_err *err)
+{
+    double *averages = heap_calloc(greatest_sum(n), sizeof *averages, err);
+    size_t count = 0;
+
+    if (!averages)
+        return NULL;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i; j < n; j++)
+            averages[count++] = d[i] + (d[j] - d[i]) / 2;
+    qsort(averages, count, sizeof *averages, ascending);
+    return averages;
+}
+
+/* How many averages may lie outside at each end: the greatest k with P(sum <= k - 1) <= tail. */
+static int outside_count(size_t n, double tail, size_t *k, struct plim_err *err)
+{
+    double *probability, below = 0;
+
+    *k = 0;
+    if (n > SIGNED_RANK_EXACT_LIMIT) {
+        double count = (double)n, deviation = sqrt(count * (count + 1) * (2 * count + 1) / 24);
+        double bound = count * (count + 1) / 4 + plim_normal_quantile(tail) * deviation + 0.5;
+
+        *k = bound > 0 ? (size_t)bound : 0;
+        return 0;
+    }
+    probability = rank_sum_distribution(n, err);
+    if (!probability)
+        return -1;
+    while (*k <= greatest_sum(n) / 2 && below + probability[*k] <= tail)
+        below += probability[(*k)++];
+    free(probability);
+    return 0;
+}
+
+int hodges_lehmann(const double *differences, size_t n, double level, struct interval *out, struct plim_err *err)
+{
+    size_t count = greatest_sum(n), k;
+    double *averages = walsh_averages(differences, n, err);
+
+    if (!averages)
+        return -1;
+    if (outside_count(n, (1 - level) / 2, &k, err) < 0) {
+        free(averages);
+        return -1;
+    }
+    out->estimate = quantile_of_sorted(averages, count, 0.5);
+    out->low = k ? averages[k - 1] : -INFINITY;
+    out->high = k ? averages[count - k] : INFINITY;
+    free(averages);
+    return 0;
+}
