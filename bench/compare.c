@@ -87,6 +87,7 @@ struct comparer {
     const struct compare_policy *policy;
     unsigned scope;            /* classes that the baseline is meant to hold */
     bool same_machine;
+    bool busy;                 /* the machine was, in one of the runs: timings tell nothing */
     bool first;                /* the comparison's first baseline: it says which cases are new or missing */
     struct plim_err *err;
     size_t differing_cases;    /* ran with other parameters or arguments than their namesakes */
@@ -108,7 +109,11 @@ static int judge(struct comparer *k, struct finding *f)
         k->comparison->machine_refused = true;
         return 0;
     }
-    return judge_metric(f, k->policy, k->err);
+    if (judge_metric(f, k->policy, k->err) < 0)
+        return -1;
+    if (k->busy && f->class == METRIC_TIMING && (f->verdict == VERDICT_FAIL || f->verdict == VERDICT_IMPROVED))
+        f->verdict = VERDICT_INCONCLUSIVE;
+    return 0;
 }
 
 static int compare_metric(struct comparer *k, const struct result_case *before, const struct result_case *after,
@@ -291,6 +296,30 @@ static void describe(struct comparison *c, const struct result *baseline, const 
                         result->path ? result->path : "the result");
 }
 
+/* A suite that ran just before leaves a load of up to the number of cores itself; more than that is somebody else's. */
+#define BUSY_LOAD 1.25
+
+bool result_was_busy(const struct result *result, double *load)
+{
+    const struct fact *average = facts_find(&result->recorded, "load_average");
+    const struct fact *cores = facts_find(&result->machine, "cores");
+    if (!average || average->text || !cores || cores->text)
+        return false;
+    if (load)
+        *load = average->number;
+    return average->number > BUSY_LOAD * cores->number;
+}
+
+static bool look_at_load(struct comparison *c, const struct result *side, const char *name)
+{
+    double load;
+    if (!result_was_busy(side, &load))
+        return false;
+    comparison_note(c, "other programs kept the machine busy when %s was measured (load average %.1f): its timings prove "
+                       "nothing", name, load);
+    return true;
+}
+
 int compare_results(struct comparison *comparison, const struct result *baseline, const struct result *result,
                     const struct compare_policy *policy, struct plim_err *err)
 {
@@ -306,6 +335,9 @@ int compare_results(struct comparison *comparison, const struct result *baseline
                                           strcmp(baseline->machine_class, result->machine_class) == 0,
                           .first = comparison->baseline_count == 1,
                           .err = err };
+    bool timings = policy->classes & k.scope & COMPARE_TIMING && k.same_machine;
+    k.busy = timings && look_at_load(comparison, baseline, "the baseline");
+    k.busy |= timings && look_at_load(comparison, result, "the result");
     if (compare_cases(&k, baseline, result) < 0)
         return -1;
     if (k.differing_cases && k.first)

@@ -21,7 +21,8 @@
  *            suite's own tolerance fails at once. The minimum, since other programs only ever add.
  *   timing   the ratio of medians with a bootstrap interval. Fails when the whole interval is slower than the minimum
  *            effect (3%), improved when it is faster by as much, passes when a slowdown of 5/3 of it (5%) is excluded,
- *            and is inconclusive otherwise, or with fewer than 5 samples on a side.
+ *            and is inconclusive otherwise, with fewer than 5 samples on a side, or when the machine was busy: when the
+ *            recorded load average at the start of a run was over 1.25 for each core.
  *
  * Exact and bounded metrics are compared across machines; system and timing only within one machine class.
  *
@@ -111,6 +112,12 @@ struct comparison {
  */
 int compare_results(struct comparison *comparison, const struct result *baseline, const struct result *result,
                     const struct compare_policy *policy, struct plim_err *err);
+
+/*
+ * Whether other programs kept the machine busy when the run began: its load average was over 1.25 for each core.
+ * `load` (may be NULL) gets the load average. False when the result doesn't say, as baselines don't.
+ */
+bool result_was_busy(const struct result *result, double *load);
 
 /* Worst first; equal ones in the result's order. */
 void comparison_sort(struct comparison *comparison);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "heap.h"
+#include "plimsoll/pool.h"
 #include "plimsoll/units.h"
 #include "plot_parts.h"
 #include "table.h"
@@ -61,6 +62,18 @@ static const struct metric *find_prediction(const struct result_case *c, const c
         return NULL;
     snprintf(name, sizeof name, "predicted_%s", metric + 5);
     return case_find_metric(c, name);
+}
+
+/* A tag that never held anything has no metric; its peak is 0 all the same. */
+static bool is_silent_tag(const struct result_case *c, const char *metric)
+{
+    for (int tag = 0; tag < PLIM_TAG_COUNT; tag++) {
+        char name[96];
+        snprintf(name, sizeof name, "peak_%s_bytes", plim_tag_name((enum plim_tag)tag));
+        if (strcmp(metric, name) == 0)
+            return case_find_metric(c, "peak_requested_fast_bytes") != NULL;
+    }
+    return false;
 }
 
 static struct value value_of(const struct result_case *c, const struct metric *metric)
@@ -125,14 +138,15 @@ static int add_case(struct curve *curve, const struct plot_case *item, struct pl
     point->failed |= c->outcome != OUTCOME_OK;
     for (size_t p = 0; p < curve->panels && c->outcome == OUTCOME_OK; p++) {
         const struct metric *metric = case_find_metric(c, curve->y[p]);
-        if (!metric || !metric->sample_count)
+        bool is_zero = !metric && is_silent_tag(c, curve->y[p]);
+        if (!is_zero && (!metric || !metric->sample_count))
             continue;
         if (point->c[p])
             return plim_err_input(err, "%s and %s fall on one point: add what tells them apart to \"series\"",
                                   point->c[p]->id, c->id);
         point->c[p] = c;
-        point->y[p] = value_of(c, metric);
-        curve->units[p] = metric->unit;
+        point->y[p] = is_zero ? (struct value){ 0, 0, 0, 0 } : value_of(c, metric);
+        curve->units[p] = is_zero ? "bytes" : metric->unit;
     }
     return 0;
 }

@@ -75,6 +75,7 @@ static int accept_file(struct arguments *a, struct plim_err *err)
 {
     struct result result = { 0 };
     struct baseline_report report = { 0 };
+    double load;
     int rc = -1;
 
     a->accept.directory = a->baselines ? a->baselines : "baselines";
@@ -88,6 +89,9 @@ static int accept_file(struct arguments *a, struct plim_err *err)
     }
     if (baseline_accept(&result, &a->accept, &report, err) < 0 || print_report(&report, err) < 0)
         goto out;
+    if (report.machine.written && result_was_busy(&result, &load))
+        printf("%sThe machine was busy when this was measured (load average %.1f): its timings make a poor baseline.%s\n",
+               style_begin(STYLE_WARN, table_colours(stdout)), load, style_end(STYLE_WARN, table_colours(stdout)));
     rc = 0;
 
 out:

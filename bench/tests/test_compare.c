@@ -278,6 +278,22 @@ Test(compare, timings_of_zero_have_no_ratio)
     release_pair(&pair);
 }
 
+Test(compare, timings_of_a_busy_machine_prove_nothing)
+{
+    for (int side = 0; side < 2; side++) {
+        struct pair pair;
+        struct comparison c;
+        struct plim_err err = PLIM_ERR_INIT;
+        timing_pair(&pair, 0.5, 1, NOISE_COUNT);
+        cr_assert_eq(facts_set_number(&(side ? &pair.after : &pair.before)->recorded, "load_average", 2.6, &err), 0);
+        compare_pair(&c, &pair);
+        cr_assert_eq(c.findings[0].verdict, VERDICT_INCONCLUSIVE, "two cores, a load of 2.6");
+        cr_assert_not_null(strstr(c.notes[0], "load average 2.6"));
+        comparison_release(&c);
+        release_pair(&pair);
+    }
+}
+
 /* ---- machines, cases, files ---- */
 
 Test(compare, another_machine_class_keeps_exact_metrics_and_refuses_timings)

@@ -8,9 +8,10 @@
 wide = 1280
 left = 0.075
 right = 1 - (legend_columns * 8 + 78) / wide   # room for the longest title
-top = 0.875
-bottom = 0.105
-gap = 0.065
+high = 184 + panels * 308
+top = 1 - 100.0 / high
+bottom = 84.0 / high
+gap = 52.0 / high
 height = (top - bottom - gap * (panels - 1)) / panels
 
 pale(c) = '#B0' . c[2:7]
@@ -28,7 +29,7 @@ set lmargin at screen left
 set rmargin at screen right
 
 do for [format in formats] {
-    eval set_terminal(format, wide, 800)
+    eval set_terminal(format, wide, high)
     set output name . '.' . format
     set multiplot
     do for [p = 1:panels] {
@@ -45,10 +46,10 @@ do for [format in formats] {
         set offsets 0, 0, graph 0.06, 0
         set ylabel panel_label[p] offset 0.5, 0
         if (p == 1) {
-            set label 1 title at screen 0.02, 0.962 left font title_font(format) textcolor rgb ink
-            set label 2 subtitle at screen 0.02, 0.918 left font small(format) textcolor rgb faint
+            set label 1 title at screen 0.02, 1 - 30.0 / high left font title_font(format) textcolor rgb ink
+            set label 2 subtitle at screen 0.02, 1 - 66.0 / high left font small(format) textcolor rgb faint
             do for [i = 1:notes] {
-                set label 2 + i note[i] at screen right + 0.02, bottom + 0.03 * (notes - i) left font small(format) \
+                set label 2 + i note[i] at screen right + 0.02, bottom + 24.0 / high * (notes - i) left font small(format) \
                     textcolor rgb faint
             }
             set key at screen right + 0.012, top left top Left reverse vertical samplen 2.5 spacing 1.35

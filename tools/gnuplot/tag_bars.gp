@@ -17,7 +17,9 @@ foot_px = 62
 wide = 1280
 if (rows * row_px > 1000) { row_px = 1000 / rows > 24 ? 1000 / rows : 24 }
 if (rows * row_px < 250) { row_px = 250 / rows < 60 ? 250 / rows : 60 }
-high = head_px + foot_px + rows * row_px
+legend_rows = (tags + 1) * 24.0 / row_px   # few bars still need room for the legend
+shown_rows = rows > legend_rows ? rows : legend_rows
+high = head_px + foot_px + shown_rows * row_px
 
 left = (label_columns * 7.6 + 44) / wide   # room for the longest label
 right = 0.84
@@ -28,7 +30,7 @@ set bmargin at screen foot_px * 1.0 / high
 set border 1 lc rgb '#999999' lw 1
 set grid xtics lt 1 lc rgb grid_color lw 1
 set xrange [0:most / scale * 1.12]
-set yrange [rows - 0.35:-0.65]
+set yrange [shown_rows - 0.35:-0.65]
 set xlabel 'peak requested memory (' . unit . ')'
 unset ytics
 half = 0.36
