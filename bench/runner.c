@@ -116,19 +116,23 @@ struct run {
     const struct run_options *options;
     struct result *result;
     struct plim_progress progress;
-    size_t done;              /* cases, resumed ones included */
+    size_t runs_done;         /* repeats and warm-ups of the cases before this one; what the progress counts */
+    size_t cases_done, case_count;
     const char *id;           /* of the case that runs */
 };
+
+static size_t runs_of(const struct run *run, const struct suite_case *c)
+{
+    return (size_t)(c->warmup + (run->options->repeats ? run->options->repeats : c->repeats));
+}
 
 static void on_progress(void *context, int64_t done, int64_t total, const char *text)
 {
     struct run *run = context;
-    char detail[400];
 
-    (void)done;
     (void)total;
-    snprintf(detail, sizeof detail, "%s, %s", run->id, text);
-    plim_progress_update(&run->progress, run->done, detail);
+    (void)text;
+    plim_progress_update(&run->progress, run->runs_done + (size_t)done, run->id);
 }
 
 static int copy_facts(struct facts *to, const struct facts *from, struct plim_err *err)
@@ -195,7 +199,7 @@ static void report_line(const struct run *run, const struct result_case *c, uint
 
     if (!run->options->progress || run->progress.terminal)
         return;
-    fprintf(run->options->progress, "[%zu/%zu] %s: %s%s%s (%s)\n", run->done, (size_t)run->progress.total, c->id,
+    fprintf(run->options->progress, "[%zu/%zu] %s: %s%s%s (%s)\n", run->cases_done, run->case_count, c->id,
             outcome_name(c->outcome), *c->detail ? ": " : "", c->detail,
             plim_format_duration(duration, sizeof duration, took_ns));
 }
@@ -209,7 +213,7 @@ static int run_one(struct run *run, const struct suite_case *c, struct plim_err 
     int rc = -1;
 
     run->id = c->id;
-    plim_progress_update(&run->progress, run->done, c->id);
+    plim_progress_update(&run->progress, run->runs_done, c->id);
     if (describe_case(run, c, &made, err) < 0 || execute(run, c, &made, err) < 0)
         goto out;
     for (size_t i = 0; i < made.metric_count; i++)
@@ -220,7 +224,8 @@ static int run_one(struct run *run, const struct suite_case *c, struct plim_err 
     case_release(slot);
     *slot = made;
     made = (struct result_case){ 0 };
-    run->done++;
+    run->cases_done++;
+    run->runs_done += runs_of(run, c);
     report_line(run, slot, plim_now_ns() - start_ns);
     rc = 0;
 
@@ -236,29 +241,42 @@ static int save(const struct run *run, struct plim_err *err)
     return run->options->output ? result_write(run->result, run->options->output, err) : 0;
 }
 
-static int run_cases(struct run *run, struct plim_err *err)
+static bool is_due(const struct run *run, const struct suite_case *c)
 {
-    for (size_t i = 0; i < run->suite->case_count; i++) {
-        const struct suite_case *c = &run->suite->cases[i];
-
-        if (!runner_selects(c, run->options->case_pattern) || result_find_case(run->result, c->id))
-            continue;
-        if (interrupt_requested())
-            return plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted");
-        if (run_one(run, c, err) < 0 || save(run, err) < 0)
-            return -1;
-    }
-    return 0;
+    return runner_selects(c, run->options->case_pattern) && !result_find_case(run->result, c->id);
 }
 
-static size_t count_recorded(const struct run *run)
+static void start_progress(struct run *run)
 {
-    size_t count = 0;
+    uint64_t runs = 0;
+    size_t due = 0;
 
     for (size_t i = 0; i < run->suite->case_count; i++)
-        count += runner_selects(&run->suite->cases[i], run->options->case_pattern) &&
-                 result_find_case(run->result, run->suite->cases[i].id) != NULL;
-    return count;
+        if (is_due(run, &run->suite->cases[i])) {
+            runs += runs_of(run, &run->suite->cases[i]);
+            due++;
+        }
+    run->case_count = runner_count(run->suite, run->options->case_pattern);
+    run->cases_done = run->case_count - due;
+    plim_progress_start(&run->progress, run->options->progress, run->suite->name, "runs", runs);
+}
+
+static int run_cases(struct run *run, struct plim_err *err)
+{
+    int rc = 0;
+
+    start_progress(run);
+    for (size_t i = 0; i < run->suite->case_count && rc == 0; i++) {
+        const struct suite_case *c = &run->suite->cases[i];
+
+        if (!is_due(run, c))
+            continue;
+        rc = interrupt_requested() ? plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted") : run_one(run, c, err);
+        if (rc == 0)
+            rc = save(run, err);
+    }
+    plim_progress_finish(&run->progress);
+    return rc;
 }
 
 int runner_run(const struct suite *suite, const struct executor *executor, const struct run_options *options,
@@ -266,24 +284,17 @@ int runner_run(const struct suite *suite, const struct executor *executor, const
 {
     struct run run = { .suite = suite, .executor = executor, .options = options, .result = result };
     uint64_t start_ns = plim_now_ns();
-    int rc = -1;
+    int rc;
 
     *result = (struct result){ 0 };
-    plim_progress_start(&run.progress, options->progress, suite->name, "cases", runner_count(suite, options->case_pattern));
     if (describe(suite, executor, options, result, err) < 0 ||
         (options->resume && resume(result, options->resume, err) < 0))
-        goto out;
-    run.done = count_recorded(&run);
+        return -1;
     if (save(&run, err) < 0)   /* a disk that is full is found before the work, not after it */
-        goto out;
+        return -1;
     rc = run_cases(&run, err);
     result->complete = rc == 0 && result->case_count >= suite->case_count;
     if (rc == 0)
         rc = facts_set_number(&result->recorded, "run_seconds", (double)(plim_now_ns() - start_ns) / 1e9, err);
-    if (rc == 0)
-        rc = save(&run, err);
-
-out:
-    plim_progress_finish(&run.progress);
-    return rc;
+    return rc == 0 ? save(&run, err) : -1;
 }

@@ -40,8 +40,8 @@ static char *made_directory(const struct plim_synthetic *make, struct plim_err *
         snprintf(layers, sizeof layers, "-%lldl", (long long)make->layers);
     if (make->exl2)
         snprintf(bits, sizeof bits, "-%gbpw-h%d", make->bits_per_weight, make->head_bits);
-    return heap_printf(err, "%s%s-%s%s-s%llu", make->preset, layers, make->exl2 ? "exl2" : "dense", bits,
-                       (unsigned long long)make->seed);
+    return heap_printf(err, "%s%s-%s%s-s%llu-v%d", make->preset, layers, make->exl2 ? "exl2" : "dense", bits,
+                       (unsigned long long)make->seed, PLIM_SYNTHETIC_VERSION);
 }
 
 static int parse_make(struct plim_json object, struct plim_synthetic *make, struct plim_err *err)

@@ -244,7 +244,7 @@ static const struct scale *find_scales(const char *unit)
 static char *format_plain(char *buffer, size_t size, double value, const char *unit, bool sign)
 {
     char number[40];
-    if (value == floor(value) && fabs(value) < 1e15)
+    if ((value == floor(value) || fabs(value) >= 1000) && fabs(value) < 1e15)
         snprintf(number, sizeof number, sign ? "%+.0f" : "%.0f", value);
     else
         snprintf(number, sizeof number, sign ? "%+.4g" : "%.4g", value);

@@ -82,8 +82,8 @@ Test(suite, made_models_have_directories_that_tell_how_they_were_made)
 
     read_full(&suite);
     cr_assert_eq(suite.model_count, 3);
-    cr_expect_str_eq(suite.models[0].directory, "tiny-2l-exl2-4bpw-h6-s7");
-    cr_expect_str_eq(suite.models[1].directory, "tiny-dense-s1");
+    cr_expect_str_eq(suite.models[0].directory, "tiny-2l-exl2-4bpw-h6-s7-v1");
+    cr_expect_str_eq(suite.models[1].directory, "tiny-dense-s1-v1");
     cr_expect(!suite.models[2].made);
     cr_expect_str_eq(suite.models[2].fetch, "smollm2-135m");
     suite_release(&suite);

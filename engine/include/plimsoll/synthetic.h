@@ -14,6 +14,9 @@
 #include "plimsoll/err.h"
 #include "plimsoll/progress.h"
 
+/* Raised by whoever changes what bytes come out for the same options, so that models made before are not taken for new. */
+#define PLIM_SYNTHETIC_VERSION 1
+
 struct plim_synthetic {
     const char *preset;        /* see plim_synthetic_presets */
     int64_t layers;            /* 0: the preset's own number */
