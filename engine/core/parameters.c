@@ -24,7 +24,6 @@ static const char *const blas_cores[] = {
     "Steamroller", "Excavator", "Zen", "Nano", NULL
 };
 
-#define NO_QUANTIZER "the quantizer is not part of this build"
 #define NO_CUDA "the CUDA backend is not part of this build"
 
 #define MI ((int64_t)1 << 20)
@@ -72,13 +71,13 @@ static const struct plim_parameter_row table[PLIM_PARAMETER_COUNT] = {
         .name = "hessian_offload_threshold", .type = PLIM_TYPE_COUNT, .scope = PLIM_SCOPE_CONVERSION,
         .unit = "elements", .default_count = 600000000, .low = 0, .high = TI,
         .help = "Hessians larger than this are permuted in the slow memory tier",
-        .origin = "ExLlamaV2 quantizer", .unavailable = NO_QUANTIZER,
+        .origin = "ExLlamaV2 quantizer",
     },
     [PLIM_RELEASE_AT_BOUNDARY] = {
         .name = "release_at_boundary", .type = PLIM_TYPE_SWITCH, .scope = PLIM_SCOPE_CONVERSION, .unit = "",
         .default_count = 1,
         .help = "Cached free memory is given back at every module boundary of a conversion",
-        .origin = "ExLlamaV2 gc.collect() + empty_cache()", .unavailable = NO_QUANTIZER,
+        .origin = "ExLlamaV2 gc.collect() + empty_cache()",
     },
     [PLIM_CPU_THREADS_SMALL] = {
         .name = "cpu_threads_small", .type = PLIM_TYPE_COUNT, .scope = PLIM_SCOPE_ENGINE, .unit = "threads",

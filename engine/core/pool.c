@@ -132,6 +132,16 @@ int plim_pool_open(struct plim_pool **pool, const struct plim_pool_options *opti
     return 0;
 }
 
+int plim_pool_spill_to(struct plim_pool *pool, const char *directory, struct plim_err *err)
+{
+    pthread_mutex_lock(&pool->mutex);
+    /* Cached ranges would hold the old file. */
+    blocks_trim(&pool->blocks, PLIM_SLOW);
+    int rc = spill_move(&pool->blocks.spill, directory);
+    pthread_mutex_unlock(&pool->mutex);
+    return rc < 0 ? plim_err_set(err, PLIM_ERR_MEMORY, "out of memory moving the spill file") : 0;
+}
+
 uint64_t plim_pool_close(struct plim_pool *pool)
 {
     if (!pool)

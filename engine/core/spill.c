@@ -18,6 +18,24 @@ int spill_init(struct spill *spill, const char *directory)
     return spill->directory ? 0 : -1;
 }
 
+int spill_move(struct spill *spill, const char *directory)
+{
+    char *copy;
+    if (spill->mapped_count > 0)
+        return 0;
+    copy = strdup(directory);
+    if (!copy)
+        return -1;
+    if (spill->fd >= 0)
+        close(spill->fd);
+    free(spill->directory);
+    spill->fd = -1;
+    spill->directory = copy;
+    spill->file_bytes = 0;
+    spill->free_count = 0;
+    return 0;
+}
+
 /* A file without a name. Not every file system has O_TMPFILE; there it has a name for a moment. */
 static int open_unnamed(const char *directory)
 {

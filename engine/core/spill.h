@@ -27,6 +27,9 @@ struct spill {
 /* `directory` is copied; NULL: $TMPDIR or /tmp. Opens no file yet. */
 int spill_init(struct spill *spill, const char *directory);
 
+/* Later ranges go to a file in `directory` (copied), unless the file that there is holds something. */
+int spill_move(struct spill *spill, const char *directory);
+
 /* Maps `bytes` (a multiple of the page size) that have room on disk. NULL with errno. */
 void *spill_map(struct spill *spill, size_t bytes, uint64_t *offset);
 

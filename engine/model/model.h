@@ -65,11 +65,14 @@ struct plim_session {
  * then layers and the head are loaded and dropped as needed. plim_model_free drops what is still there.
  */
 int model_open(struct plim_model **model, struct plim_engine *engine, const char *directory, struct plim_err *err);
-int model_layer_load(struct plim_model *model, size_t index, struct plim_err *err);
+
+/* All norms of a layer, and `count` of its matrices from `first` on. */
+int model_layer_load(struct plim_model *model, size_t index, enum layer_matrix first, int count, struct plim_err *err);
 void model_layer_drop(struct plim_model *model, size_t index);
 
 /* The output head, the final norm, and the embedding. */
 int model_head_load(struct plim_model *model, struct plim_err *err);
+void model_head_drop(struct plim_model *model);
 
 /*
  * Takes the mapped pages of a tensor out of this process' resident set; they are read again when they are used. Loading

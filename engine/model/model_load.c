@@ -138,11 +138,11 @@ static void describe_layer(struct plim_model *model, size_t index)
     layer->rope = model->rope_local.inv_freq && c->layer_is_local[index] ? &model->rope_local : &model->rope;
 }
 
-static int load_layer_matrices(struct plim_model *model, size_t index, struct plim_err *err)
+static int load_layer_matrices(struct plim_model *model, size_t index, int first, int count, struct plim_err *err)
 {
     struct matrix_view view;
 
-    for (int which = 0; which < LAYER_MATRIX_COUNT; which++) {
+    for (int which = first; which < first + count; which++) {
         if (model_layer_matrix(&view, &model->files, index, (enum layer_matrix)which, err) < 0 ||
             load_matrix(model, &model->layers[index].matrix[which], &view, err) < 0)
             return -1;
@@ -208,7 +208,7 @@ static int load_weights(struct plim_model *model, struct plim_err *err)
     if (load_norms(model, err) < 0)
         return -1;
     for (size_t i = 0; i < model->info.layer_count; i++) {
-        if (load_layer_matrices(model, i, err) < 0)
+        if (load_layer_matrices(model, i, 0, LAYER_MATRIX_COUNT, err) < 0)
             return -1;
     }
     if (load_head(model, err) < 0)
@@ -247,7 +247,7 @@ int plim_model_load(struct plim_model **out, struct plim_engine *engine, const c
     return 0;
 }
 
-int model_layer_load(struct plim_model *model, size_t index, struct plim_err *err)
+int model_layer_load(struct plim_model *model, size_t index, enum layer_matrix first, int count, struct plim_err *err)
 {
     struct layer *layer = &model->layers[index];
 
@@ -257,7 +257,7 @@ int model_layer_load(struct plim_model *model, size_t index, struct plim_err *er
     float *next = layer->own_norms;
     if (load_layer_norms(model, index, &next, err) < 0)
         return -1;
-    return load_layer_matrices(model, index, err);
+    return load_layer_matrices(model, index, (int)first, count, err);
 }
 
 int model_head_load(struct plim_model *model, struct plim_err *err)
@@ -290,6 +290,8 @@ void model_layer_drop(struct plim_model *model, size_t index)
     struct matrix_view view;
 
     for (int which = 0; which < LAYER_MATRIX_COUNT; which++) {
+        if (!layer->matrix[which].impl)
+            continue;
         release_matrix(model, &layer->matrix[which]);
         if (model_layer_matrix(&view, &model->files, index, (enum layer_matrix)which, &ignored) == 0 &&
             !view.source.is_exl2)
@@ -298,6 +300,20 @@ void model_layer_drop(struct plim_model *model, size_t index)
     plim_pool_free(pool_of(model), layer->own_norms);
     layer->own_norms = NULL;
     memset(layer->norm, 0, sizeof layer->norm);
+}
+
+void model_head_drop(struct plim_model *model)
+{
+    struct plim_pool *pool = pool_of(model);
+
+    release_matrix(model, &model->head);
+    plim_pool_note_mapped(pool, -(int64_t)model->mapped_bytes);
+    model->mapped_bytes = 0;
+    plim_pool_free(pool, model->norms);
+    model->norms = NULL;
+    model->final_norm = NULL;
+    if (model->embedding)
+        model_drop_pages(model->embedding->data, model->embedding->bytes);
 }
 
 void plim_model_free(struct plim_model *model)

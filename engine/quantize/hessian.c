@@ -22,12 +22,18 @@ static const struct quantize_ops *ops_of(const struct hessian *h)
     return backend_quantize_ops(h->backend->ops->name);
 }
 
+int hessian_init_on(struct hessian *hessian, struct backend *backend, enum plim_tier tier, size_t in_features,
+                    struct plim_err *err)
+{
+    *hessian = (struct hessian){ .backend = backend, .tier = tier, .in_features = in_features };
+    hessian->matrix =
+        plim_pool_calloc(backend->pool, tier, PLIM_TAG_HESSIAN, in_features, in_features * sizeof(float), err);
+    return hessian->matrix ? 0 : -1;
+}
+
 int hessian_init(struct hessian *hessian, struct backend *backend, size_t in_features, struct plim_err *err)
 {
-    *hessian = (struct hessian){ .backend = backend, .in_features = in_features };
-    hessian->matrix = plim_pool_calloc(backend->pool, PLIM_FAST, PLIM_TAG_HESSIAN, in_features,
-                                       in_features * sizeof(float), err);
-    return hessian->matrix ? 0 : -1;
+    return hessian_init_on(hessian, backend, PLIM_FAST, in_features, err);
 }
 
 void hessian_release(struct hessian *hessian)
@@ -42,7 +48,12 @@ void hessian_release(struct hessian *hessian)
 
 int hessian_add(struct hessian *hessian, const float *x, size_t rows, struct plim_err *err)
 {
-    hessian->row_count++;
+    return hessian_add_piece(hessian, x, rows, true, err);
+}
+
+int hessian_add_piece(struct hessian *hessian, const float *x, size_t rows, bool first, struct plim_err *err)
+{
+    hessian->row_count += first;
     return ops_of(hessian)->hessian_add(hessian->backend, hessian->matrix, x, rows, hessian->in_features, err);
 }
 
@@ -115,12 +126,17 @@ static int move_to_tier(struct hessian *h, enum plim_tier tier, struct plim_err 
 }
 
 /* Since the last call: the peak of this phase. */
-static void take_phase_peak(struct plim_pool *pool, uint64_t *fast, uint64_t *slow)
+static void take_phase_peak(struct plim_pool *pool, uint64_t peak_bytes[PLIM_TIER_COUNT],
+                            struct hessian_report *report)
 {
     struct plim_pool_stats stats;
     plim_pool_stats(pool, &stats);
-    *fast = plim_max(*fast, stats.peak[PLIM_FAST].total_bytes);
-    *slow = plim_max(*slow, stats.peak[PLIM_SLOW].total_bytes);
+    for (int tier = 0; tier < PLIM_TIER_COUNT; tier++) {
+        peak_bytes[tier] = plim_max(peak_bytes[tier], stats.peak[tier].total_bytes);
+        for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
+            report->tag_peak_bytes[tier][tag] =
+                plim_max(report->tag_peak_bytes[tier][tag], stats.tag_peak_bytes[tier][tag]);
+    }
     plim_pool_reset_peak(pool);
 }
 
@@ -141,7 +157,7 @@ static int attempt(struct hessian *h, const uint16_t *reversed, float damping, b
         plim_pool_reset_peak(pool);
     if (ops->hessian_permute(h->backend, h->matrix, h->diagonal, reversed, h->in_features, damping, err) < 0)
         return -1;
-    take_phase_peak(pool, &report->permute_peak_fast_bytes, &report->slow_peak_bytes);
+    take_phase_peak(pool, report->permute_peak_bytes, report);
     if (offload && move_to_tier(h, PLIM_FAST, err) < 0)
         return -1;
     report->permute_ns += plim_now_ns() - start;
@@ -187,7 +203,8 @@ int hessian_factor(struct hessian *hessian, const char *name, int64_t offload_th
     struct plim_pool *pool = hessian->backend->pool;
     size_t k = hessian->in_features;
 
-    *report = (struct hessian_report){ .offloaded = (int64_t)(k * k) > offload_threshold_elements };
+    *report = (struct hessian_report){ .offloaded = hessian->tier == PLIM_FAST &&
+                                                    (int64_t)(k * k) > offload_threshold_elements };
     uint16_t *reversed = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, k * sizeof *reversed, err);
     if (!reversed)
         return -1;
@@ -204,6 +221,6 @@ int hessian_factor(struct hessian *hessian, const char *name, int64_t offload_th
     uint64_t start = plim_now_ns();
     rc = ops_of(hessian)->invert_and_reverse(hessian->backend, hessian->matrix, k, err);
     report->invert_ns = plim_now_ns() - start;
-    take_phase_peak(pool, &report->factor_peak_fast_bytes, &report->slow_peak_bytes);
+    take_phase_peak(pool, report->factor_peak_bytes, report);
     return rc;
 }

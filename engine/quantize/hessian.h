@@ -25,6 +25,7 @@
 
 struct hessian {
     struct backend *backend;
+    enum plim_tier tier;         /* where the matrix stays: the fast one, unless there is no room for it */
     size_t in_features;          /* K */
     float *matrix;               /* [K, K]: H in the upper triangle, after hessian_factor U */
     uint64_t row_count;          /* calibration rows (sequences) added */
@@ -39,17 +40,22 @@ struct hessian_report {
     int damping_attempts;        /* 1: the first damping was enough */
     float damping;               /* added to the diagonal in all */
     uint64_t permute_ns, cholesky_ns, invert_ns;
-    uint64_t permute_peak_fast_bytes;     /* requested bytes of the pool, this phase's own peak */
-    uint64_t factor_peak_fast_bytes;
-    uint64_t slow_peak_bytes;
+    uint64_t permute_peak_bytes[PLIM_TIER_COUNT];   /* requested bytes of the pool, this phase's own peak */
+    uint64_t factor_peak_bytes[PLIM_TIER_COUNT];
+    uint64_t tag_peak_bytes[PLIM_TIER_COUNT][PLIM_TAG_COUNT];   /* over both */
 };
 
-/* Allocates the matrix (tag hessian, fast tier), zeroed. K is a multiple of 32 and at most 65536. */
+/* Allocates the matrix (tag hessian), zeroed. K is a multiple of 32 and at most 65536. */
 int hessian_init(struct hessian *hessian, struct backend *backend, size_t in_features, struct plim_err *err);
+/* The same on the slow tier, for a backend whose operations reach it: the same bits, and no room taken on the fast one. */
+int hessian_init_on(struct hessian *hessian, struct backend *backend, enum plim_tier tier, size_t in_features,
+                    struct plim_err *err);
 void hessian_release(struct hessian *hessian);
 
 /* Adds x^T x of one calibration row (a sequence): x [rows, K] fp32. */
 int hessian_add(struct hessian *hessian, const float *x, size_t rows, struct plim_err *err);
+/* The same for a piece of a sequence, in order; `first` tells where one begins. Other pieces are other sums: fix them. */
+int hessian_add_piece(struct hessian *hessian, const float *x, size_t rows, bool first, struct plim_err *err);
 
 /*
  * Divides by the number of rows added (none: the identity) and orders the features by falling diagonal (stable). NaN or

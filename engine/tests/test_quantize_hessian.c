@@ -169,10 +169,10 @@ Test(hessian, offload_takes_the_matrix_off_the_fast_tier)
     float *bits = malloc(K * K * sizeof *bits);
     factored_bits(K, 2, NO_OFFLOAD, bits, &near);
     factored_bits(K, 2, 0, bits, &far);
-    cr_assert_eq(near.permute_peak_fast_bytes - far.permute_peak_fast_bytes, K * K * sizeof(float));
-    cr_assert_eq(near.slow_peak_bytes, 0);
-    cr_assert_eq(far.slow_peak_bytes, K * K * sizeof(float));
-    cr_assert_eq(near.factor_peak_fast_bytes, far.factor_peak_fast_bytes);
+    cr_assert_eq(near.permute_peak_bytes[PLIM_FAST] - far.permute_peak_bytes[PLIM_FAST], K * K * sizeof(float));
+    cr_assert_eq(near.permute_peak_bytes[PLIM_SLOW], 0);
+    cr_assert_eq(far.permute_peak_bytes[PLIM_SLOW], K * K * sizeof(float));
+    cr_assert_eq(near.factor_peak_bytes[PLIM_FAST], far.factor_peak_bytes[PLIM_FAST]);
     free(bits);
 }
 

@@ -156,6 +156,12 @@ void plim_pool_set_scope(struct plim_pool *pool, const char *scope);
 /* Gives all cached free blocks of both tiers back to the system; returns the bytes given back. */
 uint64_t plim_pool_trim(struct plim_pool *pool);
 
+/*
+ * From now on the slow tier's file lies in `directory` (copied), unless the one that there is holds live blocks: then it
+ * stays where it is.
+ */
+int plim_pool_spill_to(struct plim_pool *pool, const char *directory, struct plim_err *err);
+
 /* Starts a new peak from the current usage (phases, suites). Allocation counts go on. */
 void plim_pool_reset_peak(struct plim_pool *pool);
 

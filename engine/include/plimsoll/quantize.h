@@ -1,0 +1,162 @@
+#ifndef PLIMSOLL_QUANTIZE_H
+#define PLIMSOLL_QUANTIZE_H
+
+/*
+ * The quantizer: from a dense Hugging Face directory to an EXL2 directory.
+ *
+ *     struct plim_quantize_options options = { .model_directory = "dense", .output_directory = "exl2",
+ *                                              .bits_per_weight = 4.0 };
+ *     struct plim_quantize_summary summary;
+ *     if (plim_quantize(engine, &options, &summary, &err) == 0)
+ *         ...
+ *     plim_quantize_summary_release(&summary, engine);
+ *
+ * Stages: calibration tokens; measurement (the error of every option of every attention and MLP block); allocation
+ * (an option for each, within bits_per_weight); quantisation (adaptive GPTQ, each block seeing the outputs of the
+ * quantised blocks before it); compilation to sharded safetensors.
+ *
+ * Everything is kept in a job directory, each step written atomically: a conversion that was killed goes on where it
+ * stopped, and its files are byte for byte those of an uninterrupted one. They depend on the model, the options, the
+ * instruction set and the BLAS core; on nothing else: not on threads, memory_budget, hessian_offload_threshold or any
+ * other parameter that bounds memory.
+ *
+ * The engine gives the pool, the threads and the parameters: hessian_offload_threshold, release_at_boundary,
+ * memory_budget, cpu_threads. Its other parameters have no effect here. The pool's slow tier is moved to the job
+ * directory if it holds nothing yet, and the pool's peaks are reset at every phase: the summary has them.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "plimsoll/engine.h"
+#include "plimsoll/err.h"
+#include "plimsoll/pool.h"
+
+/* What a conversion spends its time on. */
+#define PLIM_QUANTIZE_PHASES(X)                                                                                        \
+    X(FORWARD, "forward")        /* running blocks over the calibration rows, and comparing their outputs */           \
+    X(HESSIAN, "hessian")        /* accumulation */                                                                    \
+    X(PERMUTE, "permute")                                                                                              \
+    X(CHOLESKY, "cholesky")                                                                                            \
+    X(INVERT, "invert")                                                                                                \
+    X(GATHER, "gather")          /* weights into a working copy, fp32, in the Hessian's order */                       \
+    X(SEARCH, "search")          /* scales */                                                                          \
+    X(QUANTISE, "quantise")      /* rows, and their errors within a group */                                           \
+    X(SPREAD, "spread")          /* errors to later groups */                                                          \
+    X(PACK, "pack")                                                                                                    \
+    X(WRITE, "write")            /* job and output files */                                                            \
+    X(OTHER, "other")
+
+enum plim_quantize_phase {
+#define PLIM_QUANTIZE_ENUM(name, text) PLIM_QUANTIZE_##name,
+    PLIM_QUANTIZE_PHASES(PLIM_QUANTIZE_ENUM)
+#undef PLIM_QUANTIZE_ENUM
+    PLIM_QUANTIZE_PHASE_COUNT
+};
+
+const char *plim_quantize_phase_name(enum plim_quantize_phase phase);
+
+/* Time and requested bytes of a stretch of work. search, spread and pack share quantise's peak. */
+struct plim_quantize_usage {
+    uint64_t phase_ns[PLIM_QUANTIZE_PHASE_COUNT];
+    uint64_t phase_peak_bytes[PLIM_TIER_COUNT][PLIM_QUANTIZE_PHASE_COUNT];
+    uint64_t peak_bytes[PLIM_TIER_COUNT];
+    uint64_t tag_peak_bytes[PLIM_TIER_COUNT][PLIM_TAG_COUNT];
+};
+
+struct plim_quantize_options {
+    const char *model_directory;      /* dense */
+    const char *output_directory;     /* must not exist, be empty, or be this job's own */
+    const char *job_directory;        /* NULL: OUTPUT.job */
+    double bits_per_weight;           /* of the decoder's linear weights, scales and all; never exceeded */
+    int head_bits;                    /* 2, 3, 4, 5, 6 or 8; 0: 6 */
+
+    /*
+     * .txt, .jsonl (a "text" in each line), or .safetensors (input_ids, I64 or I32 [rows, length]); NULL: the built-in
+     * mix. Texts are tokenised without special tokens, joined and cut in rows; too short a text is an error.
+     */
+    const char *calibration;
+    size_t rows, length;                          /* for quantisation; 0: 100 x 2048; lengths are clipped */
+    size_t measurement_rows, measurement_length;  /* for measurement; 0: 16 x 2048       to the model's positions */
+
+    const char *measurement;          /* measurement.json of an earlier job of this model, or ExLlamaV2's; NULL: measure */
+    uint64_t shard_bytes;             /* 0: 8192 MiB */
+    bool round_to_nearest;            /* for comparison: same order, groups, scales and allocation, no error feedback */
+    uint64_t seed;                    /* of the built-in mix */
+
+    FILE *progress;                   /* a bar with the time left; NULL: none */
+    void (*log)(void *context, const char *line);   /* what is worth knowing, a line each; NULL: nowhere */
+    void *log_context;
+};
+
+/* An attention or MLP block, or the head. */
+struct plim_quantize_module {
+    char name[160];                   /* "model.layers.0.self_attn", ".mlp", "lm_head" */
+    int option;                       /* row of ExLlamaV2's option table; -1: the head */
+    double bits_per_weight;
+    double expected_error;            /* as measured for the option; the head: 0 */
+    double error;                     /* relative Frobenius error of the block's output on its own inputs: ExLlamaV2's
+                                         rfn_error; the head: of the logits */
+    struct plim_quantize_usage usage; /* of quantisation, measurement apart */
+    uint64_t floor_bytes;             /* live on the fast tier once the block is done */
+    uint64_t reserved_bytes;          /* held from the system on the fast tier then, after release_at_boundary */
+    int damping_attempts;             /* the most that one of its Hessians took */
+};
+
+struct plim_quantize_summary {
+    struct plim_quantize_module *modules;   /* pool memory */
+    size_t module_count;
+    double bits_per_weight;           /* of the decoder, by the format's own formula; <= the target */
+    double squared_error;             /* sum over the blocks of expected_error^2, and the least possible for the budget: */
+    double squared_error_bound;       /* equal when the allocation is optimal */
+    double head_bits_per_weight;
+    size_t rows, length, measurement_rows, measurement_length;   /* as used */
+    struct plim_quantize_usage measurement;  /* all blocks together; zero when an earlier one was reused */
+    struct plim_quantize_usage quantisation;
+    double measurement_s, quantisation_s, compile_s;
+    uint64_t spill_peak_bytes;        /* reserved on the slow tier */
+    uint64_t reserved_peak_bytes;     /* on the fast tier */
+    uint64_t output_bytes;            /* of the tensor files */
+    char digest[33];                  /* XXH3-128 of the tensor files' bytes, in order */
+    bool resumed;                     /* the job directory held finished steps; their figures are those of the run that
+                                         did them */
+};
+
+/* `summary` may be NULL; on failure it is empty. */
+int plim_quantize(struct plim_engine *engine, const struct plim_quantize_options *options,
+                  struct plim_quantize_summary *summary, struct plim_err *err);
+void plim_quantize_summary_release(struct plim_quantize_summary *summary, struct plim_engine *engine);
+
+/* ---- one linear layer, made up: a workload ---- */
+
+struct plim_quantize_layer_options {
+    size_t in_features;               /* K, a multiple of 32 up to 65536 */
+    size_t out_features;              /* N */
+    size_t rows, length;              /* calibration: sequences, and tokens in each */
+    int bits;                         /* 2, 3, 4, 5, 6 or 8: the layout of that head_bits, mixed widths and all */
+    bool round_to_nearest;
+    uint64_t seed;
+};
+
+struct plim_quantize_layer_result {
+    struct plim_quantize_usage usage;
+    double error;                     /* relative Frobenius error of x W over the calibration rows */
+    double bits_per_weight;
+    uint64_t permute_peak_bytes[PLIM_TIER_COUNT];   /* of the permutation alone: 4 K^2 moves with the threshold */
+    bool offloaded;
+    int damping_attempts;
+    uint64_t floor_bytes;             /* live on the fast tier afterwards, beyond what was live before: 0 */
+    uint64_t reserved_bytes;          /* afterwards, on the fast tier */
+    char digest[33];                  /* XXH3-128 of the packed tensors */
+};
+
+/*
+ * Makes calibration rows (correlated, features of log-normal spread) and fp16 weights, and quantises the layer: Hessian,
+ * permutation, factor, GPTQ, packing. The rows are made again for the error, so that only one sequence is ever held.
+ */
+int plim_quantize_layer(struct plim_engine *engine, const struct plim_quantize_layer_options *options,
+                        struct plim_quantize_layer_result *result, struct plim_err *err);
+
+#endif

@@ -1,0 +1,122 @@
+#ifndef PLIM_CONVERSION_H
+#define PLIM_CONVERSION_H
+
+/* One conversion under way: what its stages share. measure.c, quantise.c, compile.c; quantize.c runs them. */
+
+#include "block_run.h"
+#include "calibration.h"
+#include "job.h"
+#include "meter.h"
+#include "plimsoll/json.h"
+#include "plimsoll/progress.h"
+#include "plimsoll/quantize.h"
+#include "states.h"
+#include "working_copy.h"
+
+struct conversion {
+    struct plim_engine *engine;
+    struct plim_pool *pool;
+    struct plim_quantize_options options;     /* defaults filled in */
+    struct plim_model *model;                 /* opened, nothing loaded */
+    struct job job;
+    struct calibration calibration;
+    struct meter meter;
+    struct plim_progress progress;
+    uint64_t steps_done;                      /* of the progress bar */
+
+    /* One stage's rows at a time. */
+    struct block_run run;
+    struct states current, target;            /* inputs of the block that is next; its outputs */
+
+    size_t block_count;                       /* 2 a layer: attention, MLP, attention, ... */
+    int *choice;                              /* [block_count] option of each */
+    double *expected_error;                   /* [block_count] */
+    bool told_tiers[2];                       /* whether the log has said what goes to the slow tier: attention, MLP */
+    struct plim_quantize_summary *summary;
+};
+
+void conversion_log(struct conversion *c, const char *format, ...) PLIM_PRINTF(2, 3);
+
+/* Moves the progress bar to `steps_done`, plus what `detail` says. */
+void conversion_progress(struct conversion *c, const char *detail);
+
+/* Opens run and both sets of states for a stage's rows, and embeds the tokens into `current`. */
+int conversion_rows_open(struct conversion *c, const struct calibration_rows *rows, struct plim_err *err);
+void conversion_rows_close(struct conversion *c);
+
+/* ---- blocks ---- */
+
+#define BLOCK_MAX_MATRICES 4
+
+/* An attention or MLP block that is being measured or quantised. */
+struct module {
+    struct conversion *c;
+    size_t index, layer_index;
+    enum block_kind kind;
+    char key[160];                            /* "model.layers.0.self_attn" */
+    int matrix_count;
+    int first;                                /* its first layer_matrix; the others follow */
+    struct matrix_view view[BLOCK_MAX_MATRICES];
+    struct layer *layer;                      /* of the model, loaded */
+    struct layer quantised;                   /* the same with quantised matrices */
+    struct hessian input, inner;              /* of all matrices but the last; of the last */
+    enum plim_tier input_tier, inner_tier, weights_tier;
+    int damping_attempts;
+};
+
+/* Fills in key, kind and views of block m->index, without loading anything. Refuses what cannot be quantised. */
+int module_describe(struct module *m, struct plim_err *err);
+int module_name(const struct conversion *c, size_t index, char key[160], struct plim_err *err);
+
+/* Loads the block's part of the layer. On failure nothing is left. */
+int module_open(struct module *m, struct conversion *c, size_t index, struct plim_err *err);
+/* Also on zero bytes. Ends with the module boundary: pages dropped, cached memory released if the parameter says so. */
+void module_close(struct module *m);
+
+/*
+ * Runs the block as it is over all rows of `current`, its outputs going to `target`; with `collect`, accumulates both
+ * Hessians. NaN or infinity in an output is an error that names block and row.
+ */
+int module_reference(struct module *m, bool collect, struct plim_err *err);
+
+/* Orders the features of both Hessians and, unless rounding to nearest, factors them. */
+int module_factor(struct module *m, bool round_to_nearest, struct plim_err *err);
+
+/* Of matrix p: the input's, or the inner one for the last. */
+const struct hessian *module_hessian(const struct module *m, int p);
+
+/*
+ * Runs m->quantised over `current`. *error: relative Frobenius error against `target`, averaged over rows. With
+ * `advance` the outputs replace `current`. Without `compare` the target is not read.
+ */
+int module_quantised(struct module *m, bool compare, bool advance, double *error, struct plim_err *err);
+
+/* Option `option` of matrix p; sizes in bits by the format's formula, biases included. */
+const struct exl2_layout *module_layout(enum block_kind kind, int option, int p);
+int module_option_count(enum block_kind kind);
+uint64_t module_option_bits(const struct module *m, int option);
+uint64_t module_weights(const struct module *m);
+
+/* ---- JSON of usage ---- */
+
+cJSON *usage_to_json(const struct plim_quantize_usage *usage, struct plim_err *err);
+int usage_from_json(struct plim_quantize_usage *usage, struct plim_json json, struct plim_err *err);
+
+/* ---- stages ---- */
+
+/* measure-*.json of every block that has none yet, then measurement.json. */
+int measure_blocks(struct conversion *c, struct plim_err *err);
+
+/* Fills choice and expected_error from measurement.json, or from options.measurement. */
+int allocate_options(struct conversion *c, struct plim_err *err);
+
+/* module-*.safetensors and module-*.json of every block and the head that have none yet, then modules.json. */
+int quantise_blocks(struct conversion *c, struct plim_err *err);
+
+/* The file of a quantised block; block_count is the head. */
+void stored_block_path(const struct conversion *c, size_t index, char path[JOB_PATH_BYTES]);
+
+/* The output directory. */
+int compile_output(struct conversion *c, struct plim_err *err);
+
+#endif

@@ -1,0 +1,217 @@
+/* One made-up linear layer, quantised: the work of a conversion without a model. */
+
+#include <math.h>
+#include <string.h>
+
+#include "digest.h"
+#include "half.h"
+#include "model.h"
+#include "plimsoll/random.h"
+#include "quantize_ops.h"
+#include "working_copy.h"
+
+/* Streams of random numbers for one seed. */
+enum { STREAM_SPREAD, STREAM_WEIGHTS, STREAM_ROWS };
+
+struct layer_run {
+    struct plim_engine *engine;
+    struct backend *backend;
+    const struct plim_quantize_layer_options *options;
+    struct meter meter;
+    size_t padded;
+    float *spread;          /* [K] of each feature */
+    uint16_t *weight;       /* fp16 [N, K] */
+    float *x;               /* [length, K] one sequence */
+};
+
+static void *alloc(struct layer_run *r, enum plim_tag tag, size_t count, size_t size, struct plim_err *err)
+{
+    size_t bytes;
+    if (!plim_size_mul(count, size, &bytes)) {
+        plim_err_input(err, "the layer is too large");
+        return NULL;
+    }
+    return plim_pool_alloc(r->engine->pool, PLIM_FAST, tag, bytes, err);
+}
+
+/* Features of log-normal spread, and one component that all share, as activations have. */
+static void make_row(struct layer_run *r, size_t row)
+{
+    struct plim_random random;
+    size_t k = r->options->in_features;
+    plim_random_seed(&random, r->options->seed, STREAM_ROWS + row);
+    for (size_t t = 0; t < r->options->length; t++) {
+        float shared = 0.5f * (float)plim_random_normal(&random);
+        for (size_t i = 0; i < k; i++)
+            r->x[t * k + i] = r->spread[i] * ((float)plim_random_normal(&random) + shared);
+    }
+}
+
+static int make_layer(struct layer_run *r, struct plim_err *err)
+{
+    size_t k = r->options->in_features, n = r->options->out_features;
+    struct plim_random random;
+
+    if (!(r->spread = alloc(r, PLIM_TAG_CALIBRATION, k, sizeof *r->spread, err)) ||
+        !(r->weight = alloc(r, PLIM_TAG_WEIGHTS, k * n, sizeof *r->weight, err)) ||
+        !(r->x = alloc(r, PLIM_TAG_CALIBRATION, r->options->length * k, sizeof *r->x, err)))
+        return -1;
+    plim_random_seed(&random, r->options->seed, STREAM_SPREAD);
+    for (size_t i = 0; i < k; i++)
+        r->spread[i] = expf(0.7f * (float)plim_random_normal(&random));
+    plim_random_seed(&random, r->options->seed, STREAM_WEIGHTS);
+    float scale = 1.0f / sqrtf((float)k);
+    for (size_t i = 0; i < k * n; i++)
+        r->weight[i] = half_from_float(scale * (float)plim_random_normal(&random));
+    return 0;
+}
+
+static int make_hessian(struct layer_run *r, struct hessian *h, struct hessian_report *report, struct plim_err *err)
+{
+    if (hessian_init(h, r->backend, r->options->in_features, err) < 0)
+        return -1;
+    for (size_t row = 0; row < r->options->rows; row++) {
+        meter_enter(&r->meter, PLIM_QUANTIZE_OTHER);
+        make_row(r, row);
+        meter_enter(&r->meter, PLIM_QUANTIZE_HESSIAN);
+        if (hessian_add(h, r->x, r->options->length, err) < 0)
+            return -1;
+    }
+    meter_enter(&r->meter, PLIM_QUANTIZE_PERMUTE);
+    if (hessian_order(h, "layer", err) < 0)
+        return -1;
+    if (r->options->round_to_nearest)
+        return 0;
+    meter_enter(&r->meter, PLIM_QUANTIZE_PERMUTE);
+    if (hessian_factor(h, "layer", r->engine->parameters.count[PLIM_HESSIAN_OFFLOAD_THRESHOLD], report, err) < 0)
+        return -1;
+    meter_add_hessian(&r->meter, report);
+    return 0;
+}
+
+/* Relative error of x W over the rows, 64 tokens at a time. */
+static int measure_error(struct layer_run *r, const struct linear_source *dense, const struct gptq_result *result,
+                         double *error, struct plim_err *err)
+{
+    enum { PIECE = 64 };
+    const struct backend_ops *ops = r->backend->ops;
+    size_t k = r->options->in_features, n = r->options->out_features, length = r->options->length;
+    struct linear_source source = quantised_source(dense, result);
+    struct matrix before = { 0 }, after = { 0 };
+    double difference = 0, reference = 0;
+    int rc = -1;
+
+    float *y = alloc(r, PLIM_TAG_ACTIVATIONS, 2 * PIECE * n, sizeof *y, err);
+    if (!y || ops->matrix_init(r->backend, &before, dense, err) < 0 ||
+        ops->matrix_init(r->backend, &after, &source, err) < 0)
+        goto out;
+    for (size_t row = 0; row < r->options->rows; row++) {
+        make_row(r, row);
+        for (size_t t = 0; t < length; t += PIECE) {
+            size_t tokens = plim_min((size_t)PIECE, length - t);
+            if (ops->linear(r->backend, &before, r->x + t * k, tokens, y, false, err) < 0 ||
+                ops->linear(r->backend, &after, r->x + t * k, tokens, y + PIECE * n, false, err) < 0)
+                goto out;
+            for (size_t i = 0; i < tokens * n; i++) {
+                double d = (double)y[PIECE * n + i] - (double)y[i];
+                difference += d * d;
+                reference += (double)y[i] * (double)y[i];
+            }
+        }
+    }
+    *error = reference > 0 ? sqrt(difference / reference) : 0;
+    rc = 0;
+
+out:
+    if (after.impl)
+        ops->matrix_release(r->backend, &after);
+    if (before.impl)
+        ops->matrix_release(r->backend, &before);
+    plim_pool_free(r->engine->pool, y);
+    return rc;
+}
+
+static int take_digest(const struct gptq_result *result, char text[33], struct plim_err *err)
+{
+    struct digest *digest = digest_begin(err);
+    if (!digest)
+        return -1;
+    digest_add(digest, result->q_weight, result->word_rows * result->out_features * sizeof *result->q_weight);
+    digest_add(digest, result->q_scale, result->group_count * result->out_features / 8 * sizeof *result->q_scale);
+    digest_add(digest, result->q_scale_max, result->group_count * sizeof *result->q_scale_max);
+    digest_add(digest, result->q_groups, 2 * result->group_count * sizeof *result->q_groups);
+    digest_add(digest, result->q_invperm, result->in_features * sizeof *result->q_invperm);
+    digest_end(digest, text);
+    return 0;
+}
+
+static int run_layer(struct layer_run *r, struct plim_quantize_layer_result *out, struct plim_err *err)
+{
+    const struct exl2_layout *layout = exl2_head_layout(r->options->bits);
+    size_t k = r->options->in_features;
+    struct hessian_report report = { 0 };
+    struct gptq_result result = { 0 };
+    struct hessian h = { 0 };
+    int rc = -1;
+
+    if (make_layer(r, err) < 0)
+        goto out;
+    struct linear_source dense = {
+        .name = "layer",
+        .dtype = DTYPE_F16,
+        .weight = r->weight,
+        .in_features = k,
+        .out_features = r->options->out_features,
+        .prescale = 1,
+    };
+    meter_start(&r->meter, r->engine->pool);
+    if (make_hessian(r, &h, &report, err) < 0)
+        goto out;
+    meter_enter(&r->meter, PLIM_QUANTIZE_OTHER);
+    if (quantise_layer(&result, &dense, &h, layout, r->options->round_to_nearest, PLIM_FAST, &r->meter, err) < 0)
+        goto out;
+    meter_stop(&r->meter, &out->usage);
+    hessian_release(&h);
+    if (measure_error(r, &dense, &result, &out->error, err) < 0 || take_digest(&result, out->digest, err) < 0)
+        goto out;
+    out->bits_per_weight = (double)exl2_layout_bits(layout, k, r->padded) / ((double)k * (double)r->padded);
+    memcpy(out->permute_peak_bytes, report.permute_peak_bytes, sizeof out->permute_peak_bytes);
+    out->offloaded = report.offloaded;
+    out->damping_attempts = report.damping_attempts;
+    rc = 0;
+
+out:
+    gptq_result_release(&result, r->engine->pool);
+    hessian_release(&h);
+    return rc;
+}
+
+int plim_quantize_layer(struct plim_engine *engine, const struct plim_quantize_layer_options *options,
+                        struct plim_quantize_layer_result *result, struct plim_err *err)
+{
+    struct layer_run run = { .engine = engine, .backend = &engine->backend, .options = options };
+    struct plim_pool_stats before, after;
+
+    *result = (struct plim_quantize_layer_result){ 0 };
+    plim_pool_set_scope(engine->pool, "quantize_layer");
+    if (!backend_quantize_ops(run.backend->ops->name))
+        return plim_err_input(err, "backend %s has no quantizer", run.backend->ops->name);
+    if (options->in_features == 0 || options->in_features % 32 != 0 || options->in_features > 65536)
+        return plim_err_input(err, "%zu input features: expected a multiple of 32 up to 65536", options->in_features);
+    if (options->out_features == 0 || options->rows == 0 || options->length == 0)
+        return plim_err_input(err, "output features, rows and length must be at least 1");
+    if (!exl2_head_layout(options->bits))
+        return plim_err_input(err, "%d bits: expected 2, 3, 4, 5, 6 or 8", options->bits);
+    run.padded = plim_round_up(options->out_features, 32);
+    plim_pool_stats(engine->pool, &before);
+    int rc = run_layer(&run, result, err);
+    plim_pool_free(engine->pool, run.x);
+    plim_pool_free(engine->pool, run.weight);
+    plim_pool_free(engine->pool, run.spread);
+    if (engine->parameters.count[PLIM_RELEASE_AT_BOUNDARY])
+        plim_pool_trim(engine->pool);
+    plim_pool_stats(engine->pool, &after);
+    result->floor_bytes = after.current[PLIM_FAST].total_bytes - before.current[PLIM_FAST].total_bytes;
+    result->reserved_bytes = after.reserved_bytes[PLIM_FAST];
+    return rc;
+}

@@ -1,0 +1,391 @@
+/* A block under conversion: its weights, its Hessians, and its runs over the calibration rows. */
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "conversion.h"
+#include "plimsoll/json.h"
+#include "quantize_ops.h"
+#include "threads.h"
+
+/* ---- options ---- */
+
+int module_option_count(enum block_kind kind)
+{
+    return kind == BLOCK_ATTENTION ? EXL2_ATTENTION_OPTIONS : EXL2_MLP_OPTIONS;
+}
+
+const struct exl2_layout *module_layout(enum block_kind kind, int option, int p)
+{
+    return (kind == BLOCK_ATTENTION ? exl2_attention_option(option) : exl2_mlp_option(option)) + p;
+}
+
+static size_t padded_outputs(const struct matrix_view *view)
+{
+    return plim_round_up(view->source.out_features, 32);
+}
+
+uint64_t module_option_bits(const struct module *m, int option)
+{
+    uint64_t bits = 0;
+    for (int p = 0; p < m->matrix_count; p++) {
+        const struct matrix_view *view = &m->view[p];
+        bits += exl2_layout_bits(module_layout(m->kind, option, p), view->source.in_features, padded_outputs(view));
+        if (view->source.bias)
+            bits += 16 * padded_outputs(view);
+    }
+    return bits;
+}
+
+uint64_t module_weights(const struct module *m)
+{
+    uint64_t weights = 0;
+    for (int p = 0; p < m->matrix_count; p++)
+        weights += (uint64_t)m->view[p].source.in_features * padded_outputs(&m->view[p]);
+    return weights;
+}
+
+/* ---- opening ---- */
+
+int module_describe(struct module *m, struct plim_err *err)
+{
+    m->kind = m->index % 2 ? BLOCK_MLP : BLOCK_ATTENTION;
+    m->layer_index = m->index / 2;
+    m->first = m->kind == BLOCK_ATTENTION ? MATRIX_Q : MATRIX_GATE;
+    m->matrix_count = m->kind == BLOCK_ATTENTION ? 4 : 3;
+    for (int p = 0; p < m->matrix_count; p++) {
+        struct matrix_view *view = &m->view[p];
+        if (model_layer_matrix(view, &m->c->model->files, m->layer_index, (enum layer_matrix)(m->first + p), err) < 0)
+            return -1;
+        if (view->source.is_exl2)
+            return plim_err_input(err, "%s is quantised already", view->name);
+        if (view->source.in_features % 32 != 0 || view->source.in_features > 65536)
+            return plim_err_input(err, "%s has %zu input features; the format takes multiples of 32 up to 65536",
+                                  view->name, view->source.in_features);
+    }
+    snprintf(m->key, sizeof m->key, "%.*s", (int)(strrchr(m->view[0].name, '.') - m->view[0].name), m->view[0].name);
+    return 0;
+}
+
+int module_name(const struct conversion *c, size_t index, char key[160], struct plim_err *err)
+{
+    struct module m = { .c = (struct conversion *)(uintptr_t)c, .index = index };
+    if (module_describe(&m, err) < 0)
+        return -1;
+    snprintf(key, sizeof m.key, "%s", m.key);
+    return 0;
+}
+
+/* ---- which tier ---- */
+
+/* Largest bytes that the block's work holds beside the Hessians, the working copy and what is held now. */
+static uint64_t other_bytes(const struct module *m)
+{
+    const struct plim_parameters *parameters = &m->c->engine->parameters;
+    const struct backend_predict_ops *predict = backend_predict(m->c->run.block.backend->ops->name);
+    size_t rows = plim_min(m->c->run.length, BLOCK_RUN_TOKENS);
+    uint64_t packed = 0, run = 0, quantise = 0, factor = 0;
+
+    for (int p = 0; p < m->matrix_count; p++) {
+        const struct linear_source *s = &m->view[p].source;
+        size_t padded = padded_outputs(&m->view[p]);
+        const struct exl2_layout *widest = module_layout(m->kind, module_option_count(m->kind) - 1, p);
+        struct linear_shape shape = {
+            .is_exl2 = true,
+            .in_features = s->in_features,
+            .out_features = s->out_features,
+            .stored_out_features = padded,
+            .group_count = exl2_layout_groups(widest, s->in_features, NULL),
+        };
+        struct linear_scratch scratch = predict->linear_scratch(&shape, rows, parameters);
+        packed += exl2_layout_bits(widest, s->in_features, padded) / 8 + 16 * s->in_features;
+        run = plim_max(run, scratch.dequant_bytes + scratch.workspace_bytes);
+        quantise = plim_max(quantise, gptq_scratch_bytes(widest, s->in_features, padded));
+        factor = plim_max(factor, quantize_invert_scratch_bytes(s->in_features));
+    }
+    if (m->kind == BLOCK_ATTENTION) {
+        struct attention_scratch scratch =
+            predict->attention_scratch(&m->layer->attention, m->c->run.length - rows, rows, parameters);
+        run = plim_max(run, scratch.attention_bytes + scratch.workspace_bytes);
+    }
+    return packed + plim_max(run, plim_max(quantise, factor)) + PLIM_MI;
+}
+
+/*
+ * With a memory budget: what does not fit goes to the slow tier, largest first. A K x K matrix is touched a few times in
+ * long stretches, and so is the working copy; everything else is small and busy.
+ */
+static void choose_tiers(struct module *m)
+{
+    struct conversion *c = m->c;
+    const struct matrix_view *last = &m->view[m->matrix_count - 1];
+    struct plim_pool_stats stats;
+    uint64_t input = m->view[0].source.in_features, inner = last->source.in_features, weights = 0;
+    int64_t budget = c->engine->parameters.count[PLIM_MEMORY_BUDGET];
+
+    m->input_tier = m->inner_tier = m->weights_tier = PLIM_FAST;
+    if (budget <= 0)
+        return;
+    for (int p = 0; p < m->matrix_count; p++)
+        weights = plim_max(weights, (uint64_t)m->view[p].source.in_features * padded_outputs(&m->view[p]));
+    struct {
+        uint64_t bytes;
+        enum plim_tier *tier;
+    } part[] = { { 4 * input * input, &m->input_tier },
+                 { 4 * inner * inner, &m->inner_tier },
+                 { 4 * weights, &m->weights_tier } };
+    plim_pool_stats(c->pool, &stats);
+    uint64_t needed = stats.current[PLIM_FAST].total_bytes + other_bytes(m);
+    for (int i = 0; i < 3; i++)
+        needed += part[i].bytes;
+    for (int round = 0; round < 3 && needed > (uint64_t)budget; round++) {
+        int largest = -1;
+        for (int i = 0; i < 3; i++)
+            if (*part[i].tier == PLIM_FAST && (largest < 0 || part[i].bytes > part[largest].bytes))
+                largest = i;
+        *part[largest].tier = PLIM_SLOW;
+        needed -= part[largest].bytes;
+    }
+    if (c->told_tiers[m->kind] || (m->input_tier == PLIM_FAST && m->inner_tier == PLIM_FAST &&
+                                   m->weights_tier == PLIM_FAST))
+        return;
+    c->told_tiers[m->kind] = true;
+    conversion_log(c, "memory_budget: from %s on, in the slow tier:%s%s%s", m->key,
+                   m->input_tier == PLIM_SLOW ? " the Hessian of the block's input;" : "",
+                   m->inner_tier == PLIM_SLOW ? " the Hessian of its last layer;" : "",
+                   m->weights_tier == PLIM_SLOW ? " the working copy of the weights;" : "");
+}
+
+int module_open(struct module *m, struct conversion *c, size_t index, struct plim_err *err)
+{
+    *m = (struct module){ .c = c, .index = index };
+    if (module_describe(m, err) < 0)
+        return -1;
+    m->layer = &c->model->layers[m->layer_index];
+    plim_pool_set_scope(c->pool, m->kind == BLOCK_ATTENTION ? m->layer->attention_scope : m->layer->mlp_scope);
+    if (model_layer_load(c->model, m->layer_index, (enum layer_matrix)m->first, m->matrix_count, err) < 0) {
+        module_close(m);
+        return -1;
+    }
+    m->quantised = *m->layer;
+    for (int p = 0; p < m->matrix_count; p++)
+        m->quantised.matrix[m->first + p].impl = NULL;
+    choose_tiers(m);
+    return 0;
+}
+
+static void release_boundary(struct conversion *c)
+{
+    if (c->engine->parameters.count[PLIM_RELEASE_AT_BOUNDARY])
+        plim_pool_trim(c->pool);
+}
+
+void module_close(struct module *m)
+{
+    if (!m->layer)
+        return;
+    struct backend *backend = &m->c->engine->backend;
+    for (int p = 0; p < m->matrix_count; p++)
+        if (m->quantised.matrix[m->first + p].impl)
+            backend->ops->matrix_release(backend, &m->quantised.matrix[m->first + p]);
+    hessian_release(&m->input);
+    hessian_release(&m->inner);
+    model_layer_drop(m->c->model, m->layer_index);
+    release_boundary(m->c);
+    m->layer = NULL;
+}
+
+/* ---- runs ---- */
+
+struct reference_run {
+    struct module *m;
+    size_t row;
+    bool collect;
+};
+
+static int collect_hessian(void *context, enum block_tap tap, const float *x, size_t rows, size_t width,
+                           struct plim_err *err)
+{
+    struct reference_run *run = context;
+    struct meter *meter = &run->m->c->meter;
+    bool inner = tap == TAP_ATTENTION_OUTPUT || tap == TAP_MLP_INNER;
+    (void)width;
+
+    enum plim_quantize_phase outer = meter_enter(meter, PLIM_QUANTIZE_HESSIAN);
+    int rc = hessian_add_piece(inner ? &run->m->inner : &run->m->input, x, rows, run->m->c->run.block.first == 0, err);
+    meter_enter(meter, outer);
+    return rc;
+}
+
+static int keep_target(void *context, size_t first, size_t tokens, const float *hidden, struct plim_err *err)
+{
+    const struct reference_run *run = context;
+    struct states *target = &run->m->c->target;
+    size_t count = tokens * target->width;
+
+    for (size_t i = 0; i < count; i++) {
+        if (!isfinite(hidden[i]))
+            return plim_err_input(err, "%s: its output is %g for calibration row %zu, token %zu, feature %zu", run->m->key,
+                                  (double)hidden[i], run->row, first + i / target->width, i % target->width);
+    }
+    memcpy(target->row[run->row] + first * target->width, hidden, count * sizeof *hidden);
+    return 0;
+}
+
+static int open_hessians(struct module *m, struct plim_err *err)
+{
+    struct backend *backend = &m->c->engine->backend;
+    if (hessian_init_on(&m->input, backend, m->input_tier, m->view[0].source.in_features, err) < 0)
+        return -1;
+    return hessian_init_on(&m->inner, backend, m->inner_tier, m->view[m->matrix_count - 1].source.in_features, err);
+}
+
+int module_reference(struct module *m, bool collect, struct plim_err *err)
+{
+    struct conversion *c = m->c;
+    struct reference_run run = { .m = m, .collect = collect };
+    int rc = 0;
+
+    if (collect && open_hessians(m, err) < 0)
+        return -1;
+    enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_FORWARD);
+    c->run.block.tap = collect ? collect_hessian : NULL;
+    c->run.block.tap_context = &run;
+    for (run.row = 0; run.row < c->current.rows && rc == 0; run.row++) {
+        rc = block_run_row(&c->run, m->layer, m->kind, c->current.row[run.row], keep_target, &run, err);
+        states_set_aside(&c->current, run.row);
+        states_set_aside(&c->target, run.row);
+    }
+    c->run.block.tap = NULL;
+    meter_enter(&c->meter, outer);
+    return rc;
+}
+
+const struct hessian *module_hessian(const struct module *m, int p)
+{
+    return p == m->matrix_count - 1 ? &m->inner : &m->input;
+}
+
+static int factor(struct module *m, struct hessian *h, const char *name, bool round_to_nearest, struct plim_err *err)
+{
+    struct conversion *c = m->c;
+    struct hessian_report report;
+    int rc = -1;
+
+    enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_PERMUTE);
+    if (hessian_order(h, name, err) < 0)
+        goto out;
+    if (!round_to_nearest) {
+        meter_enter(&c->meter, PLIM_QUANTIZE_PERMUTE);
+        if (hessian_factor(h, name, c->engine->parameters.count[PLIM_HESSIAN_OFFLOAD_THRESHOLD], &report, err) < 0)
+            goto out;
+        meter_add_hessian(&c->meter, &report);
+        m->damping_attempts = report.damping_attempts > m->damping_attempts ? report.damping_attempts
+                                                                             : m->damping_attempts;
+        if (report.damping_attempts > 1)
+            conversion_log(c, "%s: the Hessian needed %d dampings (%g in all)", name, report.damping_attempts,
+                           (double)report.damping);
+    }
+    rc = 0;
+
+out:
+    meter_enter(&c->meter, outer);
+    return rc;
+}
+
+int module_factor(struct module *m, bool round_to_nearest, struct plim_err *err)
+{
+    if (factor(m, &m->input, m->view[0].name, round_to_nearest, err) < 0)
+        return -1;
+    return factor(m, &m->inner, m->view[m->matrix_count - 1].name, round_to_nearest, err);
+}
+
+/* ---- comparing ---- */
+
+struct row_comparison {
+    struct module *m;
+    size_t row;
+    bool compare, advance;
+    double difference, reference;   /* sums of squares over the row */
+};
+
+struct token_sums {
+    const float *a, *b;
+    size_t width;
+    double difference[BLOCK_RUN_TOKENS], reference[BLOCK_RUN_TOKENS];
+};
+
+static void sum_tokens(void *context, size_t begin, size_t end, int thread)
+{
+    struct token_sums *s = context;
+    (void)thread;
+    for (size_t t = begin; t < end; t++) {
+        const float *a = s->a + t * s->width, *b = s->b + t * s->width;
+        double difference[4] = { 0 }, reference[4] = { 0 };
+        for (size_t i = 0; i + 4 <= s->width; i += 4) {
+            for (size_t j = 0; j < 4; j++) {
+                double d = (double)a[i + j] - (double)b[i + j];
+                difference[j] += d * d;
+                reference[j] += (double)b[i + j] * (double)b[i + j];
+            }
+        }
+        for (size_t i = s->width / 4 * 4; i < s->width; i++) {
+            double d = (double)a[i] - (double)b[i];
+            difference[0] += d * d;
+            reference[0] += (double)b[i] * (double)b[i];
+        }
+        s->difference[t] = difference[0] + difference[1] + difference[2] + difference[3];
+        s->reference[t] = reference[0] + reference[1] + reference[2] + reference[3];
+    }
+}
+
+static int compare_output(void *context, size_t first, size_t tokens, const float *hidden, struct plim_err *err)
+{
+    struct row_comparison *r = context;
+    struct conversion *c = r->m->c;
+    size_t width = c->current.width;
+    (void)err;
+
+    if (r->compare) {
+        struct token_sums sums = { .a = hidden, .b = c->target.row[r->row] + first * width, .width = width };
+        threads_run(c->engine->threads, tokens, 8, sum_tokens, &sums);
+        for (size_t t = 0; t < tokens; t++) {
+            r->difference += sums.difference[t];
+            r->reference += sums.reference[t];
+        }
+    }
+    /* This chunk of the input has been read, and no later chunk reads it again. */
+    if (r->advance)
+        memcpy(c->current.row[r->row] + first * width, hidden, tokens * width * sizeof *hidden);
+    return 0;
+}
+
+static double relative_error(double difference, double reference)
+{
+    return reference > 0 ? sqrt(difference / reference) : difference > 0 ? INFINITY : 0;
+}
+
+int module_quantised(struct module *m, bool compare, bool advance, double *error, struct plim_err *err)
+{
+    struct conversion *c = m->c;
+    double sum = 0;
+    int rc = 0;
+
+    enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_FORWARD);
+    for (size_t row = 0; row < c->current.rows && rc == 0; row++) {
+        struct row_comparison r = { .m = m, .row = row, .compare = compare, .advance = advance };
+        rc = block_run_row(&c->run, &m->quantised, m->kind, c->current.row[row], compare_output, &r, err);
+        sum += relative_error(r.difference, r.reference);
+        states_set_aside(&c->current, row);
+        states_set_aside(&c->target, row);
+    }
+    meter_enter(&c->meter, outer);
+    if (rc < 0)
+        return -1;
+    if (compare)
+        *error = sum / (double)c->current.rows;
+    if (compare && !isfinite(*error))
+        return plim_err_input(err, "%s: the quantised block's output is not finite", m->key);
+    return 0;
+}
