@@ -364,8 +364,8 @@ static void put_notes(FILE *out, const struct curve *curve)
         }
     }
     if (knee) {
-        notes[count++] = "ring: the knee; from here on";
-        notes[count++] = "a larger value changes nothing";
+        notes[count++] = "ring: the knee, from where on";
+        notes[count++] = "the top panel is level";
     }
     if (predicted)
         notes[count++] = "wide pale line: predicted";

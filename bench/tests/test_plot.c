@@ -194,7 +194,7 @@ Test(plot, without_a_plateau_or_without_a_rise_there_is_no_knee)
     char *text = preamble_of(&curve_plot, &result, 1);
     cr_assert_not_null(strstr(text, "series_knee[1] = NaN\n"));
     cr_assert_not_null(strstr(text, "series_knee[2] = NaN\n"));
-    cr_assert_null(strstr(text, "knee;"), "no note about rings where there is none");
+    cr_assert_null(strstr(text, "the knee,"), "no note about rings where there is none");
     free(text);
     result_release(&result);
 }

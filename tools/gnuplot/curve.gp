@@ -62,7 +62,7 @@ do for [format in formats] {
              for [s = 1:series] data index s - 1 \
                  using 1:(y_of(1, p)):(0):(y_of(2, p) - y_of(1, p)) with vectors nohead lw 1.5 lc rgb color[series_color[s]] notitle, \
              for [s = 1:series] data index s - 1 using 1:(y_of(0, p)) \
-                 with linespoints lw 2 dt series_dash[s] pt mark(s) ps 1 lc rgb color[series_color[s]] \
+                 with linespoints lw 2 dt series_dash[s] pt mark(s) ps (s < 5 ? 1.3 - 0.15 * s : 0.7) lc rgb color[series_color[s]] \
                  title series_title[s], \
              for [s = 1:series] data index s - 1 \
                  using 1:($1 == series_knee[s] ? y_of(0, p) : NaN) \

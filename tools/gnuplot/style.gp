@@ -16,9 +16,9 @@ set encoding utf8
 set datafile separator tab
 
 set_terminal(format, width, height) = format eq 'svg' \
-    ? sprintf("set terminal svg size %d,%d dynamic noenhanced font 'sans-serif,13' background '#FFFFFF'", width, height) \
+    ? sprintf("set terminal svg size %d,%d dynamic rounded noenhanced font 'sans-serif,13' background '#FFFFFF'", width, height) \
     : strstrt(GPVAL_TERMINALS, 'pngcairo') \
-    ? sprintf("set terminal pngcairo size %d,%d noenhanced font 'sans,11' background '#FFFFFF'", width, height) \
+    ? sprintf("set terminal pngcairo size %d,%d rounded noenhanced font 'sans,11' background '#FFFFFF'", width, height) \
     : sprintf("set terminal png size %d,%d font 'arial,11' background '#FFFFFF'", width, height)
 
 # gnuplot's SVG takes a family and a size, no weight.

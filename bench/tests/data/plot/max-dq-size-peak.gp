@@ -12,8 +12,8 @@ x_log = 1
 set xtics ('1 Mi' 1048576, '2 Mi' 2097152, '4 Mi' 4194304, '8 Mi' 8388608, '16 Mi' 16777216)
 notes = 4
 array note[4]
-note[1] = 'ring: the knee; from here on'
-note[2] = 'a larger value changes nothing'
+note[1] = 'ring: the knee, from where on'
+note[2] = 'the top panel is level'
 note[3] = 'wide pale line: predicted'
 note[4] = 'gap: a case did not finish'
 panels = 2
