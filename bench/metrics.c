@@ -23,6 +23,7 @@ static const struct metric_row rows[] = {
     { "perplexity_tokens_per_s", "tokens/s", METRIC_TIMING, DIRECTION_HIGHER, "tokens scored over the time" },
     { "load_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "model directory to a model that can run" },
     { "first_logits_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "model directory to the first logits (load, session, one token)" },
+    { "spin_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "the multiplications of the spin workload" },
     { "cpu_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "processor time of all threads in the measured part" },
     { "cpu_seconds_per_second", "", METRIC_TIMING, DIRECTION_LOWER, "processor time over wall time in the measured part: cores kept busy" },
     { "harness_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "what the harness itself costs a case: process start to exit, less the work" },
@@ -148,4 +149,18 @@ struct metric *metric_of_case(struct result_case *c, const char *name, struct pl
         return NULL;
     }
     return case_add_metric(c, name, row->unit, row->class, row->direction, err);
+}
+
+const struct metric *case_headline(const struct result_case *c)
+{
+    static const char *const names[] = { "prefill_tokens_per_s", "decode_tokens_per_s", "generate_tokens_per_s",
+                                         "perplexity_tokens_per_s", "load_time_ns", "spin_time_ns", "harness_time_ns" };
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const struct metric *metric = case_find_metric(c, names[i]);
+
+        if (metric)
+            return metric;
+    }
+    return NULL;
 }

@@ -37,6 +37,9 @@ bool metric_only_explains(const char *name);
 /* The valid name nearest to a misspelt one, or NULL. */
 const char *metric_nearest(const char *name);
 
+/* The speed of a case's workload, which tables and gates look at first; NULL when it has none. */
+const struct metric *case_headline(const struct result_case *c);
+
 /* The metric `name` of a case, added from its row if it isn't there. The name must be in the table. */
 struct metric *metric_of_case(struct result_case *c, const char *name, struct plim_err *err);
 

@@ -51,6 +51,8 @@ int model_run_open(struct model_run *m, struct workload_run *run, size_t context
     *m = (struct model_run){ .run = run, .start_ns = plim_now_ns() };
     if (plim_engine_open(&m->engine, BACKEND, &run->parameters, NULL, err) < 0)
         return -1;
+    if (control_hold(&run->request->control, plim_engine_pool(m->engine), &m->planted, err) < 0)
+        return -1;
     load_start_ns = plim_now_ns();
     if (plim_model_load(&m->model, m->engine, run->request->model_directory, err) < 0)
         return -1;
@@ -116,7 +118,7 @@ struct stopwatch stopwatch_start(const struct model_run *m)
     return now;
 }
 
-struct stopwatch stopwatch_stop(const struct model_run *m, const struct stopwatch *start)
+static struct stopwatch measure_since(const struct model_run *m, const struct stopwatch *start)
 {
     struct stopwatch spent = { .wall_ns = plim_now_ns() - start->wall_ns, .cpu_ns = process_cpu_ns() - start->cpu_ns };
     const struct plim_counters *from = &start->counters;
@@ -133,6 +135,12 @@ struct stopwatch stopwatch_stop(const struct model_run *m, const struct stopwatc
         .forward_chunks = to.forward_chunks - from->forward_chunks,
     };
     return spent;
+}
+
+struct stopwatch stopwatch_stop(const struct model_run *m, const struct stopwatch *start)
+{
+    control_delay(&m->run->request->control, start->wall_ns);
+    return measure_since(m, start);
 }
 
 /* ---- reporting ---- */
@@ -335,6 +343,8 @@ int model_run_close(struct model_run *m, int rc, struct plim_err *err)
     }
     plim_session_close(m->session);
     plim_model_free(m->model);
+    if (m->planted)
+        plim_pool_free(plim_engine_pool(m->engine), m->planted);
     leaked = plim_engine_close(m->engine);
     free(m->ids);
     if (rc == 0 && leaked)

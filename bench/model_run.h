@@ -24,6 +24,7 @@ struct model_run {
     size_t id_count;
     uint64_t start_ns;              /* before the engine was opened */
     uint64_t load_ns;               /* the model's load */
+    void *planted;                  /* a gate's control: bytes that it must find; or NULL */
     int64_t peak_rss_bytes;         /* taken before a yardstick's buffers would count; 0: not yet */
 };
 

@@ -10,6 +10,8 @@
  *      "parameters":{"max_dq_size":"1Mi"},"arguments":{"prompt_tokens":32},"repeats":3,"warmup":1}
  *     {"protocol":1,"request":"machine","yardsticks":true}
  *
+ * A case in which a gate plants what it must find (control.h) has "control":{"delay_fraction":0.25,"extra_bytes":0} too.
+ *
  * The worker answers with messages: hello first, then any number of progress, metric and facts, and as the last one
  * done or error (after a refusal, when memory was out):
  *

@@ -67,6 +67,18 @@ static bool add_arguments(cJSON *root, const struct facts *arguments)
     return object != NULL;
 }
 
+/* Only where something is planted: workers from before the controls refuse the key. */
+static bool add_control(cJSON *root, const struct control *control)
+{
+    cJSON *object;
+
+    if (!(control->delay_fraction > 0) && !control->extra_bytes)
+        return true;
+    object = cJSON_AddObjectToObject(root, "control");
+    return object && cJSON_AddNumberToObject(object, "delay_fraction", control->delay_fraction) &&
+           cJSON_AddNumberToObject(object, "extra_bytes", (double)control->extra_bytes);
+}
+
 char *request_format_case(const struct case_request *request, struct plim_err *err)
 {
     cJSON *root = cJSON_CreateObject();
@@ -78,7 +90,8 @@ char *request_format_case(const struct case_request *request, struct plim_err *e
                      cJSON_AddStringToObject(root, "model_directory", request->model_directory)) &&
                     add_parameters(root, &request->parameters) && add_arguments(root, &request->arguments) &&
                     cJSON_AddNumberToObject(root, "repeats", request->repeats) &&
-                    cJSON_AddNumberToObject(root, "warmup", request->warmup);
+                    cJSON_AddNumberToObject(root, "warmup", request->warmup) &&
+                    add_control(root, &request->control);
 
     return print_and_delete(root, complete, err);
 }
@@ -138,10 +151,27 @@ static int parse_arguments(const struct workload *workload, struct facts *argume
     return 0;
 }
 
+static int parse_control(struct control *control, struct plim_json object, struct plim_err *err)
+{
+    static const char *const keys[] = { "delay_fraction", "extra_bytes", NULL };
+    struct plim_json delay = plim_json_get(object, "delay_fraction");
+    int64_t bytes;
+
+    if (!plim_json_has(object))
+        return 0;
+    if (plim_json_only_keys(object, keys, err) < 0 || plim_json_double(delay, &control->delay_fraction, err) < 0 ||
+        plim_json_int(plim_json_get(object, "extra_bytes"), 0, (int64_t)1 << 40, &bytes, err) < 0)
+        return -1;
+    if (!(control->delay_fraction >= 0 && control->delay_fraction <= 100))
+        return plim_json_err(delay, err, "%g; wanted 0 to 100", control->delay_fraction);
+    control->extra_bytes = (uint64_t)bytes;
+    return 0;
+}
+
 static int parse_case(struct case_request *run, struct plim_json root, struct plim_err *err)
 {
     static const char *const keys[] = { "protocol", "request", "id", "workload", "model_directory", "parameters",
-                                        "arguments", "repeats", "warmup", NULL };
+                                        "arguments", "repeats", "warmup", "control", NULL };
     struct plim_json directory = plim_json_get(root, "model_directory");
     const char *text;
     int64_t repeats, warmup;
@@ -158,7 +188,8 @@ static int parse_case(struct case_request *run, struct plim_json root, struct pl
     if (parse_parameters(&run->parameters, plim_json_get(root, "parameters"), err) < 0 ||
         parse_arguments(run->workload, &run->arguments, plim_json_get(root, "arguments"), err) < 0 ||
         plim_json_int(plim_json_get(root, "repeats"), 1, 100000, &repeats, err) < 0 ||
-        plim_json_int(plim_json_get(root, "warmup"), 0, 100000, &warmup, err) < 0)
+        plim_json_int(plim_json_get(root, "warmup"), 0, 100000, &warmup, err) < 0 ||
+        parse_control(&run->control, plim_json_get(root, "control"), err) < 0)
         return -1;
     run->repeats = (int)repeats;
     run->warmup = (int)warmup;

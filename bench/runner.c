@@ -161,10 +161,10 @@ static int record_parameters(struct result_case *out, const struct plim_paramete
     return 0;
 }
 
-static int describe_case(const struct run *run, const struct suite_case *c, struct result_case *out,
+static int describe_case(const struct suite *suite, const struct suite_case *c, struct result_case *out,
                          struct plim_err *err)
 {
-    const char *model = c->model == SIZE_MAX ? "" : run->suite->models[c->model].name;
+    const char *model = c->model == SIZE_MAX ? "" : suite->models[c->model].name;
 
     if (result_set_string(&out->id, c->id, err) < 0 || result_set_string(&out->model, model, err) < 0 ||
         result_set_string(&out->workload, c->workload->name, err) < 0 ||
@@ -173,24 +173,44 @@ static int describe_case(const struct run *run, const struct suite_case *c, stru
     return record_parameters(out, &c->parameters, err);
 }
 
-static int execute(struct run *run, const struct suite_case *c, struct result_case *out, struct plim_err *err)
+static int execute(const struct suite *suite, const struct suite_case *c, const struct executor *executor,
+                   const struct run_options *options, struct run *run, struct result_case *out, struct plim_err *err)
 {
-    struct execution execution = { .timeout_ns = (uint64_t)(c->timeout_s * 1e9), .progress = on_progress,
+    struct execution execution = { .timeout_ns = (uint64_t)(c->timeout_s * 1e9), .progress = run ? on_progress : NULL,
                                    .progress_context = run };
     struct case_request request = { .workload = c->workload, .parameters = c->parameters, .warmup = c->warmup,
-                                    .repeats = run->options->repeats ? run->options->repeats : c->repeats };
+                                    .repeats = options->repeats ? options->repeats : c->repeats };
     int rc = -1;
 
     if (!(request.id = heap_strdup(c->id, err)) || copy_facts(&request.arguments, &c->arguments, err) < 0)
         goto out;
     if (c->model != SIZE_MAX &&
-        !(request.model_directory = model_store_path(&run->suite->models[c->model], run->options->models_directory, err)))
+        !(request.model_directory = model_store_path(&suite->models[c->model], options->models_directory, err)))
         goto out;
-    rc = run->executor->run_case(run->executor->context, &request, &execution, out, err);
+    rc = executor->run_case(executor->context, &request, &execution, out, err);
 
 out:
     case_request_release(&request);
     return rc;
+}
+
+/* `run` may be NULL; else its progress is shown. */
+static int measure(const struct suite *suite, const struct suite_case *c, const struct executor *executor,
+                   const struct run_options *options, struct run *run, struct result_case *out, struct plim_err *err)
+{
+    if (describe_case(suite, c, out, err) < 0 || execute(suite, c, executor, options, run, out, err) < 0) {
+        case_release(out);
+        return -1;
+    }
+    for (size_t i = 0; i < out->metric_count; i++)
+        out->metrics[i].gate = suite_gate_of(c, out->metrics[i].name, out->metrics[i].class);
+    return 0;
+}
+
+int runner_run_case(const struct suite *suite, const struct suite_case *c, const struct executor *executor,
+                    const struct run_options *options, struct result_case *out, struct plim_err *err)
+{
+    return measure(suite, c, executor, options, NULL, out, err);
 }
 
 static void report_line(const struct run *run, const struct result_case *c, uint64_t took_ns)
@@ -214,10 +234,8 @@ static int run_one(struct run *run, const struct suite_case *c, struct plim_err 
 
     run->id = c->id;
     plim_progress_update(&run->progress, run->runs_done, c->id);
-    if (describe_case(run, c, &made, err) < 0 || execute(run, c, &made, err) < 0)
+    if (measure(run->suite, c, run->executor, run->options, run, &made, err) < 0)
         goto out;
-    for (size_t i = 0; i < made.metric_count; i++)
-        made.metrics[i].gate = suite_gate_of(c, made.metrics[i].name, made.metrics[i].class);
     slot = result_add_case(run->result, c->id, err);
     if (!slot)
         goto out;

@@ -36,6 +36,13 @@ bool runner_selects(const struct suite_case *c, const char *pattern);
 int runner_run(const struct suite *suite, const struct executor *executor, const struct run_options *options,
                struct result *result, struct plim_err *err);
 
+/*
+ * Runs one case of the suite, apart from a run: `out`, empty before, becomes all that a result holds about it. -1 when it
+ * has no outcome (executor.h). Of the options, models_directory and repeats are used.
+ */
+int runner_run_case(const struct suite *suite, const struct suite_case *c, const struct executor *executor,
+                    const struct run_options *options, struct result_case *out, struct plim_err *err);
+
 /* How many recorded cases of the suite did not end as it expects. */
 size_t runner_unexpected(const struct suite *suite, const struct result *result);
 

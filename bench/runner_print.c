@@ -4,12 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "metrics.h"
 #include "runner.h"
 #include "table.h"
 
-/* The speeds of the workloads, the first that a case has is its headline. */
-static const char *const speeds[] = { "prefill_tokens_per_s", "decode_tokens_per_s", "generate_tokens_per_s",
-                                      "perplexity_tokens_per_s", "load_time_ns", "harness_time_ns", NULL };
 static const char *const fractions[] = { "read_bandwidth_fraction", "sgemm_fraction", NULL };
 
 static const struct metric *first_of(const struct result_case *c, const char *const *names)
@@ -90,7 +88,7 @@ static void row(struct table *t, const struct suite_case *wanted, const struct r
 
     table_cell(t, STYLE_PLAIN, "%s", c->id);
     table_cell(t, expected ? STYLE_PLAIN : STYLE_BAD, "%s", outcome_name(c->outcome));
-    speed_cells(t, first_of(c, speeds));
+    speed_cells(t, case_headline(c));
     if (fraction)
         table_cell(t, STYLE_PLAIN, "%.0f%%", 100 * metric_median(fraction));
     else

@@ -56,6 +56,12 @@ static const struct argument_row perplexity_arguments[] = {
     ROW_END
 };
 
+static const struct argument_row spin_arguments[] = {
+    { "steps", ARGUMENT_COUNT, "20M", 1, 1e12, NULL, "multiplications, each waiting for the one before" },
+    { "bytes", ARGUMENT_COUNT, "1Mi", 1, 1LL << 40, NULL, "held meanwhile" },
+    ROW_END
+};
+
 static const char *const fault_names[] = { "none", "segv", "abort", "hang", "exit", "silent", "garbage", "flood",
                                            "chatter", "unequal", "over_budget", "leak", "error", NULL };
 
@@ -67,6 +73,8 @@ static const struct argument_row fault_arguments[] = {
 
 static const struct workload table[] = {
     { "null", "does nothing: what the harness itself costs", false, false, false, no_arguments, workload_null },
+    { "spin", "multiplies numbers: what differences this machine lets one see", false, false, false, spin_arguments,
+      workload_spin },
     { "load", "loads the model and runs one token", true, true, false, no_arguments, workload_load },
     { "prefill", "runs a prompt", true, true, false, prefill_arguments, workload_prefill },
     { "decode", "runs one-token steps after a prompt", true, true, false, decode_arguments, workload_decode },
@@ -111,7 +119,7 @@ const struct workload *workload_find(const char *name, struct plim_err *err)
     if (nearest)
         plim_err_input(err, "unknown workload \"%s\"; did you mean %s?", name, nearest);
     else
-        plim_err_input(err, "unknown workload \"%s\"; known: null, load, prefill, decode, generate, perplexity", name);
+        plim_err_input(err, "unknown workload \"%s\"; known: null, spin, load, prefill, decode, generate, perplexity", name);
     return NULL;
 }
 

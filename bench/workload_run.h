@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "control.h"
 #include "plimsoll/parameters.h"
 #include "plimsoll/pool.h"
 #include "result.h"
@@ -24,6 +25,7 @@ struct case_request {
     struct plim_parameters parameters;  /* as set, not resolved */
     struct facts arguments;
     int repeats, warmup;
+    struct control control;             /* zeros, but for a gate that tests itself */
 };
 
 void case_request_release(struct case_request *request);
@@ -48,6 +50,7 @@ struct workload_run {
     struct plim_pool_refusal refusal;       /* why memory was refused, when it was */
 };
 
+int workload_spin(struct workload_run *run, struct plim_err *err);
 int workload_null(struct workload_run *run, struct plim_err *err);
 int workload_load(struct workload_run *run, struct plim_err *err);
 int workload_prefill(struct workload_run *run, struct plim_err *err);
