@@ -1,0 +1,96 @@
+#include "ab_judge.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "heap.h"
+#include "plimsoll/units.h"
+#include "signed_rank.h"
+
+struct ab_rules ab_rules_default(void)
+{
+    return (struct ab_rules){
+        .screen_pairs = 8,
+        .screen_p = 0.10,
+        .screen_effects = 0.5,
+        .alpha = 0.01,
+        .min_effect = 0.03,
+        .pass_effects = 5.0 / 3.0,
+        .level = 0.90,
+        .confirm_least = 16,
+        .confirm_most = 48,
+        .confirm_pairs_per_percent = 6,
+    };
+}
+
+int ab_evidence(const double *log_ratios, size_t pairs, const struct ab_rules *rules, struct ab_evidence *out,
+                struct plim_err *err)
+{
+    double *opposite;
+    int rc;
+
+    *out = (struct ab_evidence){ .pairs = pairs, .p_slower = 1, .p_faster = 1, .slowdown = { 1, 0, INFINITY } };
+    if (pairs == 0)
+        return 0;
+    opposite = heap_calloc(pairs, sizeof *opposite, err);
+    if (!opposite)
+        return -1;
+    for (size_t i = 0; i < pairs; i++)
+        opposite[i] = -log_ratios[i];
+    rc = signed_rank_p(log_ratios, pairs, &out->p_slower, err);
+    if (rc == 0)
+        rc = signed_rank_p(opposite, pairs, &out->p_faster, err);
+    if (rc == 0)
+        rc = hodges_lehmann(log_ratios, pairs, rules->level, &out->slowdown, err);
+    free(opposite);
+    out->slowdown = (struct interval){ exp(out->slowdown.estimate), exp(out->slowdown.low), exp(out->slowdown.high) };
+    out->spread = robust_deviation(log_ratios, pairs);
+    return rc;
+}
+
+static double pass_limit(double min_effect, const struct ab_rules *rules)
+{
+    return 1 + rules->pass_effects * min_effect;
+}
+
+enum ab_suspicion ab_screen(const struct ab_evidence *evidence, double min_effect, const struct ab_rules *rules)
+{
+    double slowdown = evidence->slowdown.estimate, worth_a_look = 1 + rules->screen_effects * min_effect;
+
+    if (evidence->p_slower < rules->screen_p && slowdown > worth_a_look)
+        return AB_SLOWER;
+    if (evidence->p_faster < rules->screen_p && slowdown < 1 / worth_a_look)
+        return AB_FASTER;
+    return evidence->slowdown.high < pass_limit(min_effect, rules) ? AB_CLEAR : AB_UNDECIDED;
+}
+
+size_t ab_fewest_pairs(size_t candidates, const struct ab_rules *rules)
+{
+    /* The least p value of n pairs, all to one side, is 2^-n. */
+    return (size_t)ceil(log2((double)candidates / rules->alpha));
+}
+
+size_t ab_confirm_pairs(const struct ab_evidence *screened, size_t candidates, const struct ab_rules *rules)
+{
+    double wanted = ceil(rules->confirm_pairs_per_percent * 100 * screened->spread);
+    size_t pairs = wanted < (double)rules->confirm_most ? (size_t)wanted : rules->confirm_most;
+
+    pairs = plim_max(pairs, rules->confirm_least);
+    return plim_max(pairs, ab_fewest_pairs(candidates, rules));
+}
+
+enum verdict ab_verdict(const struct ab_evidence *evidence, enum ab_suspicion suspected, double p, double min_effect,
+                        const struct ab_rules *rules)
+{
+    double slowdown = evidence->slowdown.estimate;
+
+    if (suspected != AB_CLEAR && suspected != AB_FASTER && p <= rules->alpha) {
+        if (slowdown >= 1 + min_effect)
+            return VERDICT_FAIL;
+        if (slowdown >= 1 + rules->screen_effects * min_effect)
+            return VERDICT_WARN;
+    }
+    if (suspected == AB_FASTER && p <= rules->alpha && slowdown <= 1 / (1 + min_effect))
+        return VERDICT_IMPROVED;
+    return evidence->slowdown.high < pass_limit(min_effect, rules) ? VERDICT_PASS : VERDICT_INCONCLUSIVE;
+}

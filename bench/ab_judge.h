@@ -1,0 +1,72 @@
+#ifndef PLIM_AB_JUDGE_H
+#define PLIM_AB_JUDGE_H
+
+/*
+ * From pairs of timings of two builds to a verdict. Nothing here measures; the same code judges real pairs and those of
+ * the simulations that say how often it errs (`plimsoll selftest gate`).
+ *
+ * Two stages. Few pairs of every case show which are suspicious; only these are measured again, and the verdict comes from
+ * the fresh pairs alone. So the correction for looking at many cases counts the suspicious ones, not all, and the noise
+ * that made a case suspicious is not used again to convict it.
+ */
+
+#include <stddef.h>
+
+#include "compare.h"
+#include "plimsoll/err.h"
+#include "statistics.h"
+
+struct ab_rules {
+    size_t screen_pairs;             /* of every case */
+    double screen_p;                 /* a case is suspicious with a p value below this ... */
+    double screen_effects;           /* ... and an estimate above this share of the minimum effect */
+    double alpha;                    /* of a false alarm in all cases together */
+    double min_effect;               /* a slowdown that fails, unless the case says otherwise */
+    double pass_effects;             /* a pass excludes a slowdown of so many times the minimum effect */
+    double level;                    /* of intervals; their upper ends are one-sided bounds of (1 + level) / 2 */
+    size_t confirm_least, confirm_most;
+    double confirm_pairs_per_percent;   /* of robust standard deviation */
+};
+
+/*
+ * Screens 8 pairs at 0.10 and half the minimum effect; confirms 16 to 48 pairs, 6 for each percent of spread, at 0.01 for all cases together
+ * and 3%; passes where 5% is excluded with 95% confidence.
+ */
+struct ab_rules ab_rules_default(void);
+
+/* What the pairs of one case say about B against A. */
+struct ab_evidence {
+    size_t pairs;
+    double p_slower, p_faster;   /* one-sided signed-rank */
+    struct interval slowdown;    /* how many times worse B is; Hodges-Lehmann; may be unbounded */
+    double spread;               /* robust standard deviation of the log ratios: 0.01 for 1% */
+};
+
+/* `log_ratios`: for each pair the logarithm of how many times worse B was. */
+int ab_evidence(const double *log_ratios, size_t pairs, const struct ab_rules *rules, struct ab_evidence *out,
+                struct plim_err *err);
+
+enum ab_suspicion {
+    AB_CLEAR,
+    AB_UNDECIDED,   /* nothing seen, but a slowdown that matters isn't excluded either */
+    AB_FASTER,
+    AB_SLOWER
+};
+
+/* `min_effect` is the case's own. */
+enum ab_suspicion ab_screen(const struct ab_evidence *evidence, double min_effect, const struct ab_rules *rules);
+
+/* How many fresh pairs settle it, if `candidates` cases are confirmed together. */
+size_t ab_confirm_pairs(const struct ab_evidence *screened, size_t candidates, const struct ab_rules *rules);
+
+/* The fewest pairs with which a p value can come below alpha after the correction for `candidates`. */
+size_t ab_fewest_pairs(size_t candidates, const struct ab_rules *rules);
+
+/*
+ * The verdict. `evidence` is the confirming stage's where the case was `suspected` and confirmed, with `p` its corrected p
+ * value in the suspected direction; else the screening's, and 1.
+ */
+enum verdict ab_verdict(const struct ab_evidence *evidence, enum ab_suspicion suspected, double p, double min_effect,
+                        const struct ab_rules *rules);
+
+#endif
