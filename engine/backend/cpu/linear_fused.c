@@ -6,12 +6,14 @@
  * (the word rows of one block) and y stays in the first-level cache until the last group has been added.
  */
 
+#include <string.h>
+
 #include "linear_internal.h"
 #include "plimsoll/units.h"
 
-/* Columns of y that are worked on from the first group to the last: y and the scales then stay in cache. */
+/* Elements of y that are worked on from the first group to the last: 32 KiB, on the stack. */
 #define STRIP_ELEMENTS 8192
-#define STRIP_MIN_COLUMNS 64
+_Static_assert(STRIP_ELEMENTS / FUSED_TILE_ROWS >= 32, "a strip has at least 32 columns");
 
 /* Activations that are quantised before another thread is worth its while. */
 #define QUANTISE_MIN_ELEMENTS 4096
@@ -21,7 +23,7 @@ struct fused_run {
     const struct linear_call *call;
     size_t first_row, row_count;   /* of the tile, in x and y */
     size_t block_stride;           /* entries of scale and offset for each row */
-    int16_t *x;                    /* [row_count, in_features] */
+    int16_t *x;                    /* block by block, see block_x */
     float *x_scale;                /* [row_count, block_stride] */
     int32_t *x_offset;
 };
@@ -38,6 +40,15 @@ static size_t block_index(const struct exl2_matrix *matrix, size_t g)
 static size_t block_capacity(size_t in_features, size_t group_count)
 {
     return group_count + in_features / FUSED_BLOCK_ROWS;
+}
+
+/*
+ * Each block's activations lie together, [row_count, rows of the block]: whole rows of x would be a multiple of 4 KiB
+ * apart, and fight for the same few sets of the first-level cache.
+ */
+static int16_t *block_x(const struct fused_run *run, size_t packed_row)
+{
+    return run->x + packed_row * run->row_count;
 }
 
 size_t fused_workspace_bytes(size_t in_features, size_t group_count, size_t rows)
@@ -59,18 +70,18 @@ static void quantise_groups(void *context, size_t begin, size_t end, int thread)
         size_t r = i / exl2->group_count, g = i % exl2->group_count;
         const struct exl2_group *group = &exl2->groups[g];
         const float *x = run->call->x + (run->first_row + r) * exl2->in_features;
-        int16_t *out = run->x + r * exl2->in_features + group->first_row;
         size_t index = r * run->block_stride + block_index(exl2, g);
 
-        for (size_t row = 0; row < group->row_count; row += FUSED_BLOCK_ROWS, index++)
-            matrix->kernels->quantise(x, exl2->perm + group->first_row + row,
-                                      plim_min(group->row_count - row, FUSED_BLOCK_ROWS), group->bits, out + row,
+        for (size_t row = 0; row < group->row_count; row += FUSED_BLOCK_ROWS, index++) {
+            size_t first = group->first_row + row, rows = plim_min(group->row_count - row, FUSED_BLOCK_ROWS);
+            matrix->kernels->quantise(x, exl2->perm + first, rows, group->bits, block_x(run, first) + r * rows,
                                       &run->x_scale[index], &run->x_offset[index]);
+        }
     }
 }
 
 /* Adds x W to y for `columns` columns from `begin` on; y [row_count, columns]. */
-static void multiply_strip(const struct fused_run *run, size_t begin, size_t columns, float *y, size_t y_stride)
+static void add_groups(const struct fused_run *run, size_t begin, size_t columns, float *y)
 {
     const struct cpu_matrix *matrix = run->call->matrix;
     const struct exl2_matrix *exl2 = &matrix->exl2;
@@ -80,71 +91,60 @@ static void multiply_strip(const struct fused_run *run, size_t begin, size_t col
         size_t index = block_index(exl2, g);
 
         for (size_t row = 0; row < group->row_count; row += FUSED_BLOCK_ROWS, index++) {
+            size_t rows = plim_min(group->row_count - row, FUSED_BLOCK_ROWS);
             struct fused_block block = {
                 .bits = group->bits,
-                .rows = plim_min(group->row_count - row, FUSED_BLOCK_ROWS),
+                .rows = rows,
                 .columns = columns,
                 .words = exl2->q_weight + (group->first_word + row * group->bits / 32) * exl2->out_features + begin,
                 .word_stride = exl2->out_features,
                 .scale_codes = exl2->q_scale + (g * exl2->out_features + begin) / 8,
                 .scale_unit = group->scale_unit,
                 .row_count = run->row_count,
-                .x = run->x + group->first_row + row,
-                .x_stride = exl2->in_features,
+                .x = block_x(run, group->first_row + row),
+                .x_stride = rows,
                 .x_scale = run->x_scale + index,
                 .x_offset = run->x_offset + index,
                 .x_scale_stride = run->block_stride,
                 .y = y,
-                .y_stride = y_stride,
+                .y_stride = columns,
             };
             matrix->kernels->fused(&block);
         }
     }
 }
 
-static void clear(float *y, size_t y_stride, size_t rows, size_t columns)
-{
-    for (size_t r = 0; r < rows; r++)
-        for (size_t n = 0; n < columns; n++)
-            y[r * y_stride + n] = 0.0f;
-}
-
-/* The last columns of a matrix that is stored wider than the result: through a tile, so that only what counts is
- * written. */
-static void multiply_padded_columns(const struct fused_run *run, size_t begin)
+/*
+ * One strip of columns, from the first group to the last, in a tile of its own: adjacent in cache, which rows of y are
+ * not, and wide enough for the stored columns when fewer count.
+ */
+static void multiply_strip(const struct fused_run *run, size_t begin, size_t columns)
 {
     const struct linear_call *call = run->call;
-    float tile[FUSED_TILE_ROWS][32];
+    float tile[STRIP_ELEMENTS];
     float *y = call->y + run->first_row * call->out_features + begin;
-    size_t valid = call->out_features - begin;
+    size_t valid = plim_min(columns, call->out_features - begin);
 
+    for (size_t r = 0; r < run->row_count; r++) {
+        if (call->accumulate)
+            memcpy(tile + r * columns, y + r * call->out_features, valid * sizeof *tile);
+        memset(tile + r * columns + (call->accumulate ? valid : 0), 0,
+               (call->accumulate ? columns - valid : columns) * sizeof *tile);
+    }
+    add_groups(run, begin, columns, tile);
     for (size_t r = 0; r < run->row_count; r++)
-        for (size_t n = 0; n < 32; n++)
-            tile[r][n] = call->accumulate && n < valid ? y[r * call->out_features + n] : 0.0f;
-    multiply_strip(run, begin, 32, &tile[0][0], 32);
-    for (size_t r = 0; r < run->row_count; r++)
-        for (size_t n = 0; n < valid; n++)
-            y[r * call->out_features + n] = tile[r][n];
+        memcpy(y + r * call->out_features, tile + r * columns, valid * sizeof *tile);
 }
 
 /* [begin, end): columns, multiples of 32 */
 static void multiply_columns(void *context, size_t begin, size_t end, int thread)
 {
     const struct fused_run *run = context;
-    const struct linear_call *call = run->call;
-    size_t whole = plim_min(end, call->out_features / 32 * 32);
-    size_t strip = plim_max(STRIP_ELEMENTS / run->row_count / 32 * 32, STRIP_MIN_COLUMNS);
+    size_t strip = STRIP_ELEMENTS / run->row_count / 32 * 32;
     (void)thread;
 
-    for (size_t n = begin; n < whole; n += strip) {
-        size_t columns = plim_min(strip, whole - n);
-        float *y = call->y + run->first_row * call->out_features + n;
-        if (!call->accumulate)
-            clear(y, call->out_features, run->row_count, columns);
-        multiply_strip(run, n, columns, y, call->out_features);
-    }
-    if (whole < end && whole < call->out_features)
-        multiply_padded_columns(run, whole);
+    for (size_t n = begin; n < end; n += strip)
+        multiply_strip(run, n, plim_min(strip, end - n));
 }
 
 static void run_tile(struct fused_run *run)

@@ -321,8 +321,11 @@ INLINE void fused_rows(unsigned bits, const struct fused_block *b)
             size_t column = n + (size_t)v * LANES;
             scale[v] = vf_table_look(table, vi_scale_codes(b->scale_codes + column / 8));
             for (size_t unit = 0; unit < b->rows; unit += 32) {
+                const uint32_t *words = b->words + column + unit / 32 * bits * b->word_stride;
                 struct sink sink = { .out = codes + unit + v, .out_step = 2 };
-                walk(bits, &sink, SINK_STORE, b->words + column + unit / 32 * bits * b->word_stride, b->word_stride);
+                walk(bits, &sink, SINK_STORE, words, b->word_stride);
+                UNROLL for (unsigned i = 0; i < bits; i++)   /* what comes next, while the rows are multiplied */
+                    __builtin_prefetch(words + i * b->word_stride + 2 * LANES);
             }
         }
         size_t r = 0;
