@@ -1,4 +1,4 @@
-/* A comparison as people and programs read it: a terminal table, Markdown for a pull request, JSON. */
+/* A comparison as people and programs read it: a terminal table, JSON, and (format_markdown.c) Markdown. */
 
 #include "compare.h"
 
@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format.h"
 #include "table.h"
 
 static const enum text_style verdict_styles[VERDICT_COUNT] = {
@@ -111,68 +112,39 @@ static size_t fill_table(struct table *t, const struct comparison *c, bool all, 
     return rows;
 }
 
-static const char *conclusion(const struct comparison *c, int exit_status)
-{
-    switch (exit_status) {
-    case 0:
-        return c->counts[VERDICT_INCONCLUSIVE] ? "no regression seen; some timings are inconclusive" : "no regression";
-    case 1:
-        return c->counts[VERDICT_FAIL] ? "regression" : "the baseline is stale or incomplete (--strict)";
-    case 3:
-        return c->compared_count ? "cannot compare everything that was asked for" : "nothing was compared";
-    case 4:
-        return "inconclusive (--strict)";
-    case 5:
-        return "a case is broken";
-    default:
-        return "";
-    }
-}
-
 /* "41 compared: 1 FAIL, 40 pass; 3 new, 2 skipped" */
 static void print_summary(const struct comparison *c, int exit_status, FILE *out, bool colours)
 {
-    static const enum verdict order[] = { VERDICT_BROKEN,   VERDICT_FAIL, VERDICT_WARN,    VERDICT_STALE,
-                                          VERDICT_INCONCLUSIVE, VERDICT_IMPROVED, VERDICT_PASS, VERDICT_MISSING,
-                                          VERDICT_NEW,      VERDICT_SKIPPED };
     enum text_style style = exit_status == 0 ? STYLE_GOOD : STYLE_BAD;
-    fprintf(out, "%s%s%s: %zu compared", style_begin(style, colours), conclusion(c, exit_status),
-            style_end(style, colours), c->compared_count);
-    const char *separator = ": ";
-    for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
-        if (!c->counts[order[i]])
-            continue;
-        fprintf(out, "%s%zu %s", separator, c->counts[order[i]], verdict_title(order[i]));
-        separator = ", ";
-    }
+    fprintf(out, "%s%s%s: %zu compared%s", style_begin(style, colours), comparison_conclusion(c, exit_status),
+            style_end(style, colours), c->compared_count, c->finding_count ? ": " : "");
+    comparison_print_counts(c, out);
     fprintf(out, "; exit status %d\n", exit_status);
 }
 
-static void print_heading(const struct comparison *c, FILE *out, bool markdown, bool colours)
+static void print_heading(const struct comparison *c, FILE *out, bool colours)
 {
     enum text_style style = colours ? STYLE_STRONG : STYLE_PLAIN;
-    fprintf(out, "%s%s%s%s: %s against ", markdown ? "### " : "", style_begin(style, colours), c->suite_name,
-            style_end(style, colours), c->result_path ? c->result_path : "the result");
+    fprintf(out, "%s%s%s: %s against ", style_begin(style, colours), c->suite_name, style_end(style, colours),
+            c->result_path ? c->result_path : "the result");
     for (size_t i = 0; i < c->baseline_count; i++)
         fprintf(out, "%s%s", i ? " and " : "", c->baseline_paths[i] ? c->baseline_paths[i] : "the baseline");
-    fputs(markdown ? "\n\n" : "\n", out);
+    fputc('\n', out);
     for (size_t i = 0; i < c->note_count; i++)
-        fprintf(out, "%s%s%s%s%s", markdown ? "> " : "", style_begin(STYLE_WARN, colours), c->notes[i],
-                style_end(STYLE_WARN, colours), markdown ? "\n\n" : "\n");
+        fprintf(out, "%s%s%s\n", style_begin(STYLE_WARN, colours), c->notes[i], style_end(STYLE_WARN, colours));
 }
 
 static int print_text(const struct comparison *c, const struct comparison_view *view, FILE *out, struct plim_err *err)
 {
-    bool markdown = view->format == COMPARISON_MARKDOWN, colours = !markdown && table_colours(out);
+    bool colours = table_colours(out);
     struct table t = TABLE_INIT;
     size_t hidden;
     int rc = 0;
-    print_heading(c, out, markdown, colours);
+    print_heading(c, out, colours);
     if (fill_table(&t, c, view->all, &hidden) > 0)
-        rc = markdown ? table_print_markdown(&t, out, err) : table_print(&t, out, colours, err);
+        rc = table_print(&t, out, colours, err);
     table_release(&t);
     if (rc == 0) {
-        fputs(markdown ? "\n" : "", out);
         print_summary(c, view->exit_status, out, colours);
         if (hidden)
             fprintf(out, "%zu inconclusive timing%s not shown (--all shows them; more repeats make them fewer)\n", hidden,
@@ -223,7 +195,7 @@ static cJSON *comparison_to_json(const struct comparison *c, int exit_status)
     for (size_t i = 0; i < c->baseline_count; i++)
         cJSON_AddItemToArray(baselines, cJSON_CreateString(c->baseline_paths[i] ? c->baseline_paths[i] : ""));
     cJSON_AddNumberToObject(root, "exit_status", exit_status);
-    cJSON_AddStringToObject(root, "conclusion", conclusion(c, exit_status));
+    cJSON_AddStringToObject(root, "conclusion", comparison_conclusion(c, exit_status));
     cJSON_AddNumberToObject(root, "compared", (double)c->compared_count);
     cJSON *counts = cJSON_AddObjectToObject(root, "counts");
     for (int v = VERDICT_COUNT - 1; v >= 0; v--)
@@ -254,8 +226,10 @@ static int print_json(const struct comparison *c, const struct comparison_view *
 int comparison_print(const struct comparison *comparison, const struct comparison_view *view, FILE *out,
                      struct plim_err *err)
 {
-    if (view->format == COMPARISON_JSON ? print_json(comparison, view, out, err)
-                                        : print_text(comparison, view, out, err))
+    int rc = view->format == COMPARISON_JSON       ? print_json(comparison, view, out, err)
+             : view->format == COMPARISON_MARKDOWN ? format_markdown(comparison, view, out, err)
+                                                   : print_text(comparison, view, out, err);
+    if (rc < 0)
         return -1;
     if (fflush(out) != 0 || ferror(out))
         return plim_err_errno(err, "writing the comparison");

@@ -6,12 +6,14 @@
 #include <stdlib.h>
 
 #include "compare.h"
+#include "format.h"
 
 enum { OPTION_MARKDOWN = 1000, OPTION_JSON, OPTION_EXACT_ONLY, OPTION_TIMINGS, OPTION_STRICT };
 
 struct arguments {
     const char *baseline, *result;
     struct comparison_view view;
+    struct format_outputs outputs;
     struct compare_policy policy;
     bool demand_timings, strict;
 };
@@ -30,6 +32,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
 {
     struct arguments *a = state->input;
     switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->outputs;
+        return 0;
     case OPTION_MARKDOWN:
         a->view.format = COMPARISON_MARKDOWN;
         return 0;
@@ -79,7 +84,8 @@ static int compare_files(struct arguments *a, struct plim_err *err)
     a->view.exit_status = comparison_exit_status(&comparison, a->strict);
     if (a->demand_timings && comparison.machine_refused)
         a->view.exit_status = 3;
-    if (comparison_print(&comparison, &a->view, stdout, err) < 0)
+    if (comparison_print(&comparison, &a->view, stdout, err) < 0 ||
+        format_outputs_write(&a->outputs, &comparison, a->view.exit_status, err) < 0)
         goto out;
     status = a->view.exit_status;
 
@@ -92,12 +98,13 @@ out:
 
 int verb_compare(int argc, char **argv)
 {
+    static const struct argp_child children[] = { { &format_argp, 0, NULL, 0 }, { 0 } };
     static const struct argp argp = {
         options, parse_option, "BASELINE RESULT",
         "Compares two results, or a baseline and a result, worst finding first.\v"
         "Exit status: 0 no regression, 1 a regression, 2 bad usage or input, 3 the files cannot be compared, 4 "
         "inconclusive under --strict, 5 a case is broken that was not before.",
-        NULL, NULL, NULL
+        children, NULL, NULL
     };
     struct arguments a = { .policy = compare_policy_default() };
     struct plim_err err = PLIM_ERR_INIT;

@@ -5,6 +5,7 @@
 #include <argp.h>
 #include <stdlib.h>
 
+#include "format.h"
 #include "gate.h"
 #include "share.h"
 
@@ -14,6 +15,7 @@ struct arguments {
     const char *result;
     const char *baselines;   /* NULL: ./baselines, or those that came with the program */
     struct comparison_view view;
+    struct format_outputs outputs;
     struct gate_options options;
     bool strict;
 };
@@ -33,6 +35,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
 {
     struct arguments *a = state->input;
     switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->outputs;
+        return 0;
     case OPTION_BASELINES:
         a->baselines = text;
         return 0;
@@ -83,7 +88,8 @@ static int gate_file(struct arguments *a, struct plim_err *err)
     if (result_read(&result, a->result, err) < 0 || gate_compare(&gate, &result, &a->options, err) < 0)
         goto out;
     a->view.exit_status = comparison_exit_status(&gate.comparison, a->strict);
-    if (comparison_print(&gate.comparison, &a->view, stdout, err) < 0)
+    if (comparison_print(&gate.comparison, &a->view, stdout, err) < 0 ||
+        format_outputs_write(&a->outputs, &gate.comparison, a->view.exit_status, err) < 0)
         goto out;
     status = a->view.exit_status;
 
@@ -96,6 +102,7 @@ out:
 
 int verb_gate(int argc, char **argv)
 {
+    static const struct argp_child children[] = { { &format_argp, 0, NULL, 0 }, { 0 } };
     static const struct argp argp = {
         options, parse_option, "RESULT",
         "Compares a result with the baselines of its suite: exact metrics to the byte, timings by statistics within the "
@@ -103,7 +110,7 @@ int verb_gate(int argc, char **argv)
         "Exit status: 0 no regression, 1 a regression, 2 bad usage or input, 3 there is nothing to compare with, 4 "
         "inconclusive under --strict, 5 a case is broken that was not before. Changes that are meant are accepted with "
         "`plimsoll baseline accept RESULT`.",
-        NULL, NULL, NULL
+        children, NULL, NULL
     };
     struct arguments a = { .options = { .policy = compare_policy_default() } };
     struct plim_err err = PLIM_ERR_INIT;
