@@ -138,8 +138,13 @@ void result_release(struct result *result);
 int result_read(struct result *result, const char *path, struct plim_err *err);
 /* The same for text in memory; `path` names it in errors. */
 int result_parse(struct result *result, const char *path, const char *text, size_t length, struct plim_err *err);
-/* Atomic. Called after every case, so that a run that dies leaves a valid file. */
+/* Atomic. */
 int result_write(const struct result *result, const char *path, struct plim_err *err);
+/*
+ * The same without waiting for the disk, for the writes between the cases of a run: whoever is killed leaves a valid file,
+ * and only a power cut loses the latest cases.
+ */
+int result_write_unsynced(const struct result *result, const char *path, struct plim_err *err);
 /* The document as text, free(). Bytes that are not UTF-8 (a crashed worker's last words) become U+FFFD. */
 char *result_format(const struct result *result, struct plim_err *err);
 

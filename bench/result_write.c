@@ -228,10 +228,27 @@ char *result_format(const struct result *result, struct plim_err *err)
     return text;
 }
 
-int result_write(const struct result *result, const char *path, struct plim_err *err)
+static int write_result(const struct result *result, const char *path, bool unsynced, struct plim_err *err)
 {
+    struct plim_atomic_file file = PLIM_ATOMIC_FILE_INIT;
     char *text = result_format(result, err);
-    int rc = text ? plim_write_file(path, text, strlen(text), err) : -1;
+    int rc = -1;
+    if (!text || plim_atomic_open(&file, path, err) < 0 || plim_atomic_write(&file, text, strlen(text), err) < 0)
+        goto out;
+    file.unsynced = unsynced;
+    rc = plim_atomic_commit(&file, err);
+out:
+    plim_atomic_release(&file);
     free(text);
     return rc;
+}
+
+int result_write(const struct result *result, const char *path, struct plim_err *err)
+{
+    return write_result(result, path, false, err);
+}
+
+int result_write_unsynced(const struct result *result, const char *path, struct plim_err *err)
+{
+    return write_result(result, path, true, err);
 }

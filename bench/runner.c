@@ -119,6 +119,7 @@ struct run {
     size_t runs_done;         /* repeats and warm-ups of the cases before this one; what the progress counts */
     size_t cases_done, case_count;
     const char *id;           /* of the case that runs */
+    uint64_t synced_ns;       /* when the result was last known to be on the disk */
 };
 
 static size_t runs_of(const struct run *run, const struct suite_case *c)
@@ -254,9 +255,22 @@ out:
 
 /* ---- all of them ---- */
 
-static int save(const struct run *run, struct plim_err *err)
+/*
+ * Waiting for the disk takes milliseconds to tens of them, more than a small case. Between cases that is done every few
+ * seconds only.
+ */
+#define SYNC_INTERVAL_NS ((uint64_t)5 * 1000000000)
+
+static int save(struct run *run, bool synced, struct plim_err *err)
 {
-    return run->options->output ? result_write(run->result, run->options->output, err) : 0;
+    const char *path = run->options->output;
+
+    if (!path)
+        return 0;
+    if (!synced && plim_now_ns() - run->synced_ns < SYNC_INTERVAL_NS)
+        return result_write_unsynced(run->result, path, err);
+    run->synced_ns = plim_now_ns();
+    return result_write(run->result, path, err);
 }
 
 static bool is_due(const struct run *run, const struct suite_case *c)
@@ -291,7 +305,7 @@ static int run_cases(struct run *run, struct plim_err *err)
             continue;
         rc = interrupt_requested() ? plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted") : run_one(run, c, err);
         if (rc == 0)
-            rc = save(run, err);
+            rc = save(run, false, err);
     }
     plim_progress_finish(&run->progress);
     return rc;
@@ -308,11 +322,11 @@ int runner_run(const struct suite *suite, const struct executor *executor, const
     if (describe(suite, executor, options, result, err) < 0 ||
         (options->resume && resume(result, options->resume, err) < 0))
         return -1;
-    if (save(&run, err) < 0)   /* a disk that is full is found before the work, not after it */
+    if (save(&run, true, err) < 0)   /* a disk that is full is found before the work, not after it */
         return -1;
     rc = run_cases(&run, err);
     result->complete = rc == 0 && result->case_count >= suite->case_count;
     if (rc == 0)
         rc = facts_set_number(&result->recorded, "run_seconds", (double)(plim_now_ns() - start_ns) / 1e9, err);
-    return rc == 0 ? save(&run, err) : -1;
+    return rc == 0 ? save(&run, true, err) : -1;
 }

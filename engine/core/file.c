@@ -109,12 +109,12 @@ static int sync_directory_of(const char *path, struct plim_err *err)
 
 int plim_atomic_commit(struct plim_atomic_file *file, struct plim_err *err)
 {
-    if (fsync(file->fd) < 0)
+    if (!file->unsynced && fsync(file->fd) < 0)
         return plim_err_errno(err, "syncing %s", file->path);
     if (rename_path(file->temporary_path, file->path, err) < 0)
         return -1;
     file->committed = true;
-    return sync_directory_of(file->path, err);
+    return file->unsynced ? 0 : sync_directory_of(file->path, err);
 }
 
 int plim_rename(const char *from, const char *to, struct plim_err *err)

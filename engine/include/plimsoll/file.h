@@ -22,6 +22,8 @@
 struct plim_atomic_file {
     int fd;                 /* -1 when not open; writers may use it directly (pwrite, fdopen on a dup) */
     bool committed;
+    bool unsynced;          /* set before the commit: don't wait for the disk. The file is still whole or not there when
+                               the process is killed, but a power cut may lose it */
     char *path;             /* target, owned */
     char *temporary_path;   /* owned */
 };
