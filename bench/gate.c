@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "baseline.h"
+#include "pareto.h"
 
 static int read_one(struct result *baseline, const struct gate_options *options, const char *machine_class,
                     const char *suite, bool *found, struct plim_err *err)
@@ -31,6 +32,9 @@ static int compare_found(struct gate *gate, const struct result *result, const s
     if (has_exact && compare_results(&gate->comparison, &gate->exact, result, &options->policy, err) < 0)
         return -1;
     if (has_machine && compare_results(&gate->comparison, &gate->machine, result, &options->policy, err) < 0)
+        return -1;
+    if (has_exact && has_machine &&
+        pareto_compare(&gate->comparison, &gate->exact, &gate->machine, result, &options->policy, err) < 0)
         return -1;
     if (wants_machine && !has_machine)
         comparison_note(&gate->comparison,

@@ -7,6 +7,7 @@
 
 #include "compare.h"
 #include "format.h"
+#include "pareto.h"
 
 enum { OPTION_MARKDOWN = 1000, OPTION_JSON, OPTION_EXACT_ONLY, OPTION_TIMINGS, OPTION_STRICT };
 
@@ -78,7 +79,8 @@ static int compare_files(struct arguments *a, struct plim_err *err)
 
     if (result_read(&baseline, a->baseline, err) < 0 || result_read(&result, a->result, err) < 0)
         goto out;
-    if (compare_results(&comparison, &baseline, &result, &a->policy, err) < 0)
+    if (compare_results(&comparison, &baseline, &result, &a->policy, err) < 0 ||
+        pareto_compare(&comparison, &baseline, &baseline, &result, &a->policy, err) < 0)
         goto out;
     comparison_sort(&comparison);
     a->view.exit_status = comparison_exit_status(&comparison, a->strict);
