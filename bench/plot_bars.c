@@ -159,8 +159,12 @@ static void put_preamble(FILE *out, const struct bars *bars)
         put_quoted(out, bar->like->c->outcome == OUTCOME_OK ? "" : outcome_name(bar->like->c->outcome));
         fputc('\n', out);
     }
-    put_real(out, "label_columns", (double)(widest < 60 ? widest : 60));
     size_t h = bars->heading_count;
+    for (size_t i = 0; i < h; i++) {
+        size_t columns = text_columns(bars->headings[i].text);
+        widest = columns > widest ? columns : widest;
+    }
+    put_real(out, "label_columns", (double)(widest < 60 ? widest : 60));
     fprintf(out, "headings = %zu\narray heading[%zu]\narray heading_y[%zu]\n", h, h ? h : 1, h ? h : 1);
     for (size_t i = 0; i < h; i++) {
         fprintf(out, "heading_y[%zu] = %s; heading[%zu] = ", i + 1,
