@@ -22,7 +22,7 @@
 #define FMA_CHAINS 12
 #define FMA_STEPS 20000
 
-static volatile float fma_sink;
+static _Thread_local volatile float fma_sink;
 
 static size_t fma_portable(void)
 {

@@ -19,7 +19,7 @@
 #define BUFFER_MOST ((size_t)2 * PLIM_GI)
 
 /* Where sums go, so that no compiler drops the reads. */
-static volatile uint64_t sink;
+static _Thread_local volatile uint64_t sink;
 
 static uint64_t sum_portable(const uint64_t *words, size_t count)
 {
