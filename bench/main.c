@@ -15,6 +15,7 @@ static const struct verb verbs[] = {
     { "gate", "compare a result with its suite's baselines; fails on a regression", verb_gate },
     { "baseline", "accept, list and show baselines", verb_baseline },
     { "plot", "draw the plots of a suite from a result", verb_plot },
+    { "report", "write a result, and what became of its baseline, as one HTML page", verb_report },
     { "model", "make synthetic models; show what a model is", verb_model },
     { "generate", "continue a text with a model", verb_generate },
     { "perplexity", "score a text with a model", verb_perplexity },

@@ -21,6 +21,7 @@ int verb_model(int argc, char **argv);
 int verb_parameters(int argc, char **argv);
 int verb_perplexity(int argc, char **argv);
 int verb_plot(int argc, char **argv);
+int verb_report(int argc, char **argv);
 int verb_run(int argc, char **argv);
 int verb_worker(int argc, char **argv);
 
