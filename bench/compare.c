@@ -13,7 +13,7 @@
 #define MIB (1024.0 * 1024.0)
 
 static const char *const verdict_names[] = { "skipped", "new",     "pass", "improved", "inconclusive",
-                                             "stale",   "missing", "warn", "fail",     "broken" };
+                                             "stale",   "missing", "warn", "invalid_output", "fail", "broken" };
 
 const char *verdict_name(enum verdict verdict)
 {
@@ -78,6 +78,18 @@ static void settle(struct comparison *comparison, const struct finding *f)
     comparison->counts[f->verdict]++;
     if (f->baseline || f->result ? is_compared(f->verdict) : f->verdict == VERDICT_BROKEN)
         comparison->compared_count++;
+}
+
+int comparison_add(struct comparison *comparison, const struct finding *finding, struct plim_err *err)
+{
+    struct finding *f = add_finding(comparison, err);
+    if (!f)
+        return -1;
+    size_t order = f->order;
+    *f = *finding;
+    f->order = order;
+    settle(comparison, f);
+    return 0;
 }
 
 /* ---- cases ---- */

@@ -48,6 +48,7 @@ enum verdict {
     VERDICT_STALE,         /* exact, and better than the baseline: accept it, or the gain can be lost unseen */
     VERDICT_MISSING,       /* the baseline has it, the result has not */
     VERDICT_WARN,          /* worse, but the suite or the class's tolerance says: only warn */
+    VERDICT_INVALID_OUTPUT,  /* faster, but the output changed: not the same work */
     VERDICT_FAIL,
     VERDICT_BROKEN,        /* the case crashed, timed out, failed or ran out of memory, and did not before */
     VERDICT_COUNT
@@ -119,6 +120,9 @@ int compare_results(struct comparison *comparison, const struct result *baseline
  */
 bool result_was_busy(const struct result *result, double *load);
 
+/* Adds a finding that was made elsewhere (ab.h), and counts it. */
+int comparison_add(struct comparison *comparison, const struct finding *finding, struct plim_err *err);
+
 /* Worst first; equal ones in the result's order. */
 void comparison_sort(struct comparison *comparison);
 
@@ -142,6 +146,9 @@ struct comparison_view {
 /* compare_print.c. Findings are printed in the order they have: sort first. */
 int comparison_print(const struct comparison *comparison, const struct comparison_view *view, FILE *out,
                      struct plim_err *err);
+
+/* The document that COMPARISON_JSON prints, for callers that add to it; incomplete when memory is out. */
+struct cJSON *comparison_to_json(const struct comparison *comparison, int exit_status);
 
 void comparison_release(struct comparison *comparison);
 

@@ -14,7 +14,7 @@ static const enum text_style verdict_styles[VERDICT_COUNT] = {
     [VERDICT_SKIPPED] = STYLE_DIM,  [VERDICT_NEW] = STYLE_DIM,   [VERDICT_PASS] = STYLE_PLAIN,
     [VERDICT_IMPROVED] = STYLE_GOOD, [VERDICT_INCONCLUSIVE] = STYLE_WARN, [VERDICT_STALE] = STYLE_WARN,
     [VERDICT_MISSING] = STYLE_WARN, [VERDICT_WARN] = STYLE_WARN, [VERDICT_FAIL] = STYLE_BAD,
-    [VERDICT_BROKEN] = STYLE_BAD,
+    [VERDICT_INVALID_OUTPUT] = STYLE_BAD, [VERDICT_BROKEN] = STYLE_BAD,
 };
 
 static const char *verdict_title(enum verdict verdict)
@@ -183,7 +183,7 @@ static cJSON *finding_to_json(const struct finding *f)
     return object;
 }
 
-static cJSON *comparison_to_json(const struct comparison *c, int exit_status)
+cJSON *comparison_to_json(const struct comparison *c, int exit_status)
 {
     cJSON *root = cJSON_CreateObject(), *schema = cJSON_AddObjectToObject(root, "schema");
     cJSON_AddStringToObject(schema, "name", "plimsoll-comparison");

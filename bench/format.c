@@ -69,7 +69,8 @@ const char *comparison_conclusion(const struct comparison *c, int exit_status)
 
 void comparison_print_counts(const struct comparison *c, FILE *out)
 {
-    static const enum verdict order[] = { VERDICT_BROKEN,       VERDICT_FAIL,     VERDICT_WARN, VERDICT_STALE,
+    static const enum verdict order[] = { VERDICT_BROKEN,       VERDICT_FAIL,     VERDICT_INVALID_OUTPUT,
+                                          VERDICT_WARN,         VERDICT_STALE,
                                           VERDICT_INCONCLUSIVE, VERDICT_IMPROVED, VERDICT_PASS, VERDICT_MISSING,
                                           VERDICT_NEW,          VERDICT_SKIPPED };
     const char *separator = "";

@@ -13,6 +13,7 @@ static const struct verb verbs[] = {
     { "run", "run a suite and write its result", verb_run },
     { "compare", "compare two results, or a result with a baseline", verb_compare },
     { "gate", "compare a result with its suite's baselines; fails on a regression", verb_gate },
+    { "ab", "run two builds side by side and judge the second", verb_ab },
     { "baseline", "accept, list and show baselines", verb_baseline },
     { "plot", "draw the plots of a suite from a result", verb_plot },
     { "report", "write a result, and what became of its baseline, as one HTML page", verb_report },

@@ -12,6 +12,7 @@ struct verb {
     int (*run)(int argc, char **argv);   /* argv[0] is "plimsoll NAME" */
 };
 
+int verb_ab(int argc, char **argv);
 int verb_baseline(int argc, char **argv);
 int verb_compare(int argc, char **argv);
 int verb_gate(int argc, char **argv);
