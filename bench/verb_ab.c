@@ -11,6 +11,7 @@
 #include "ab.h"
 #include "ab_build.h"
 #include "ab_control.h"
+#include "format.h"
 #include "heap.h"
 #include "interrupt.h"
 #include "metrics.h"
@@ -29,6 +30,7 @@ struct arguments {
     const char *output;             /* directory for the two results; NULL: not kept */
     struct ab_options run;
     struct comparison_view view;
+    struct format_outputs outputs;
     struct control rehearsal;
     bool strict, quiet;
 };
@@ -150,6 +152,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
     case 'q':
         a->quiet = true;
         return 0;
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->outputs;
+        return 0;
     case ARGP_KEY_ARG:
         if (a->suite)
             argp_error(state, "one suite at a time: \"%s\" is a second", text);
@@ -261,7 +266,8 @@ static int run(struct arguments *a, struct plim_err *err)
         keep_results(a, &report, err) < 0)
         goto out;
     a->view.exit_status = ab_exit_status(&report, a->strict);
-    if (ab_print(&report, &a->view, stdout, err) < 0)
+    if (ab_print(&report, &a->view, stdout, err) < 0 ||
+        format_outputs_write(&a->outputs, &report.comparison, a->view.exit_status, err) < 0)
         goto out;
     status = a->view.exit_status;
 
@@ -276,6 +282,7 @@ out:
 
 int verb_ab(int argc, char **argv)
 {
+    static const struct argp_child children[] = { { &format_argp, 0, NULL, 0 }, { 0 } };
     static const struct argp argp = {
         options, parse_option, "SUITE",
         "Runs the cases of a suite with two builds, in pairs of fresh processes that take turns, and judges whether B is "
@@ -283,7 +290,7 @@ int verb_ab(int argc, char **argv)
         "memory are planted in two hidden cases, and must be found.\v"
         "Exit status: 0 no regression, 1 a regression, 2 bad usage, suite or build, 4 inconclusive under --strict, 5 a case "
         "is broken with B that was not with A, 6 a planted control was missed.",
-        NULL, NULL, NULL
+        children, NULL, NULL
     };
     struct arguments a = { .run = { .rules = ab_rules_default(), .seed = 1 } };
     struct plim_err err = PLIM_ERR_INIT;
