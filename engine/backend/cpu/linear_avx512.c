@@ -15,7 +15,11 @@ typedef __m512 vecf;
 #define vi_sll(a, n)           _mm512_slli_epi32(a, (unsigned)(n))
 #define vi_srl(a, n)           _mm512_srli_epi32(a, (unsigned)(n))
 #define vi_sra(a, n)           _mm512_srai_epi32(a, n)
+#ifdef __clang__   /* takes an unsigned count, gcc 12 an int */
 #define vi_srl16(a, n)         _mm512_srli_epi16(a, (unsigned)(n))
+#else
+#define vi_srl16(a, n)         _mm512_srli_epi16(a, n)
+#endif
 #define vi_halves(low, high)   _mm512_mask_blend_epi16(0xaaaaaaaau, low, high)
 #define vi_mac(sum, codes, x)  _mm512_dpwssd_epi32(sum, codes, x)
 #define vi_from_float(a)       _mm512_cvtps_epi32(a)
