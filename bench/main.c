@@ -17,6 +17,7 @@ static const struct verb verbs[] = {
     { "baseline", "accept, list and show baselines", verb_baseline },
     { "plot", "draw the plots of a suite from a result", verb_plot },
     { "report", "write a result, and what became of its baseline, as one HTML page", verb_report },
+    { "memory", "compare and draw memory traces", verb_memory },
     { "model", "make synthetic models; show what a model is", verb_model },
     { "generate", "continue a text with a model", verb_generate },
     { "perplexity", "score a text with a model", verb_perplexity },

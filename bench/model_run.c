@@ -51,6 +51,9 @@ int model_run_open(struct model_run *m, struct workload_run *run, size_t context
     *m = (struct model_run){ .run = run, .start_ns = plim_now_ns() };
     if (plim_engine_open(&m->engine, BACKEND, &run->parameters, NULL, err) < 0)
         return -1;
+    if (run->request->trace_path && run->repeat == 0 &&
+        plim_pool_trace_start(plim_engine_pool(m->engine), run->request->trace_path, err) < 0)
+        return -1;
     if (control_hold(&run->request->control, plim_engine_pool(m->engine), &m->planted, err) < 0)
         return -1;
     load_start_ns = plim_now_ns();
@@ -345,6 +348,8 @@ int model_run_close(struct model_run *m, int rc, struct plim_err *err)
     plim_model_free(m->model);
     if (m->planted)
         plim_pool_free(plim_engine_pool(m->engine), m->planted);
+    if (m->engine && plim_pool_trace_stop(plim_engine_pool(m->engine), rc < 0 ? &unreported : err) < 0)
+        rc = -1;
     leaked = plim_engine_close(m->engine);
     free(m->ids);
     if (rc == 0 && leaked)

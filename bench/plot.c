@@ -251,8 +251,7 @@ int plot_streams_close(struct plot_streams *streams, struct plim_err *err)
     return 0;
 }
 
-/* A file of tools/gnuplot, in the source tree or installed. */
-static char *read_style(const char *file, struct plim_err *err)
+char *plot_read_style(const char *file, struct plim_err *err)
 {
     static const char *const folders[] = { "tools/gnuplot", "gnuplot" };
     char *text = NULL, *path = NULL;
@@ -329,7 +328,7 @@ static void put_heading(FILE *out, const struct plot_job *job, const struct plot
 static int write_script(const struct plot_job *job, const struct plot_cases *cases, const struct plot_text *text,
                         const char *name, const char *path, struct plim_err *err)
 {
-    char *style = read_style("style.gp", err), *own = style ? read_style(text->style, err) : NULL, *script = NULL;
+    char *style = plot_read_style("style.gp", err), *own = style ? plot_read_style(text->style, err) : NULL, *script = NULL;
     size_t bytes = 0;
     int rc = -1;
     FILE *out = own ? open_memstream(&script, &bytes) : NULL;

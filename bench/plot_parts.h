@@ -56,6 +56,9 @@ struct plot_unit {
 
 struct plot_unit plot_unit_for(const char *unit, double most);
 
+/* The text of a file of tools/gnuplot, in the source tree or installed; free(). */
+char *plot_read_style(const char *file, struct plim_err *err);
+
 /* The result of a plot's own file: everything that goes in front of the style. */
 struct plot_text {
     char *data;          /* NAME.tsv */

@@ -11,6 +11,7 @@ void case_request_release(struct case_request *request)
 {
     free(request->id);
     free(request->model_directory);
+    free(request->trace_path);
     facts_release(&request->arguments);
     *request = (struct case_request){ 0 };
 }
@@ -88,6 +89,7 @@ char *request_format_case(const struct case_request *request, struct plim_err *e
                     cJSON_AddStringToObject(root, "workload", request->workload->name) &&
                     (!request->model_directory ||
                      cJSON_AddStringToObject(root, "model_directory", request->model_directory)) &&
+                    (!request->trace_path || cJSON_AddStringToObject(root, "trace_path", request->trace_path)) &&
                     add_parameters(root, &request->parameters) && add_arguments(root, &request->arguments) &&
                     cJSON_AddNumberToObject(root, "repeats", request->repeats) &&
                     cJSON_AddNumberToObject(root, "warmup", request->warmup) &&
@@ -171,8 +173,9 @@ static int parse_control(struct control *control, struct plim_json object, struc
 static int parse_case(struct case_request *run, struct plim_json root, struct plim_err *err)
 {
     static const char *const keys[] = { "protocol", "request", "id", "workload", "model_directory", "parameters",
-                                        "arguments", "repeats", "warmup", "control", NULL };
-    struct plim_json directory = plim_json_get(root, "model_directory");
+                                        "arguments", "repeats", "warmup", "trace_path", "control",
+                                        NULL };
+    struct plim_json directory = plim_json_get(root, "model_directory"), trace = plim_json_get(root, "trace_path");
     const char *text;
     int64_t repeats, warmup;
 
@@ -182,6 +185,8 @@ static int parse_case(struct case_request *run, struct plim_json root, struct pl
         return -1;
     if (plim_json_has(directory) && (plim_json_string(directory, &text, err) < 0 ||
                                      !(run->model_directory = heap_strdup(text, err))))
+        return -1;
+    if (plim_json_has(trace) && (plim_json_string(trace, &text, err) < 0 || !(run->trace_path = heap_strdup(text, err))))
         return -1;
     if (run->workload->needs_model && !run->model_directory)
         return plim_json_err(root, err, "workload %s needs a model_directory", run->workload->name);

@@ -174,6 +174,16 @@ static int describe_case(const struct suite *suite, const struct suite_case *c, 
     return record_parameters(out, &c->parameters, err);
 }
 
+char *runner_trace_path(const char *directory, const char *id, struct plim_err *err)
+{
+    char *path = heap_printf(err, "%s/%s.trace", directory, id);
+
+    for (char *c = path ? path + strlen(directory) + 1 : NULL; c && *c; c++)
+        if (*c == '/')
+            *c = '~';
+    return path;
+}
+
 static int execute(const struct suite *suite, const struct suite_case *c, const struct executor *executor,
                    const struct run_options *options, struct run *run, struct result_case *out, struct plim_err *err)
 {
@@ -187,6 +197,9 @@ static int execute(const struct suite *suite, const struct suite_case *c, const 
         goto out;
     if (c->model != SIZE_MAX &&
         !(request.model_directory = model_store_path(&suite->models[c->model], options->models_directory, err)))
+        goto out;
+    if (options->trace_directory && c->workload->needs_model &&
+        !(request.trace_path = runner_trace_path(options->trace_directory, c->id, err)))
         goto out;
     rc = executor->run_case(executor->context, &request, &execution, out, err);
 

@@ -21,6 +21,7 @@ struct run_options {
     const char *case_pattern;       /* fnmatch pattern for case ids; NULL: all */
     const char *models_directory;   /* where the suite's models are */
     int repeats;                    /* 0: as the suite says */
+    const char *trace_directory;    /* exists; each case leaves its memory trace there; NULL: none */
     bool force_yardsticks;          /* also when the suite has nothing to time */
     FILE *progress;                 /* bar or lines; NULL: silent */
 };
@@ -45,6 +46,9 @@ int runner_run_case(const struct suite *suite, const struct suite_case *c, const
 
 /* How many recorded cases of the suite did not end as it expects. */
 size_t runner_unexpected(const struct suite *suite, const struct result *result);
+
+/* A case's memory trace, "DIRECTORY/tiny~prefill~max_dq_size=1Mi.trace"; free(). */
+char *runner_trace_path(const char *directory, const char *id, struct plim_err *err);
 
 /* The table that ends a run. */
 int runner_print(const struct suite *suite, const struct result *result, FILE *out, struct plim_err *err);

@@ -18,6 +18,7 @@ int verb_compare(int argc, char **argv);
 int verb_gate(int argc, char **argv);
 int verb_generate(int argc, char **argv);
 int verb_machine(int argc, char **argv);
+int verb_memory(int argc, char **argv);
 int verb_model(int argc, char **argv);
 int verb_parameters(int argc, char **argv);
 int verb_perplexity(int argc, char **argv);

@@ -15,7 +15,7 @@
 #include "runner.h"
 
 enum { OPTION_RESUME = 1000, OPTION_SET, OPTION_REPEATS, OPTION_MODELS, OPTION_JSON, OPTION_LIST, OPTION_QUIET,
-       OPTION_YARDSTICKS };
+       OPTION_YARDSTICKS, OPTION_TRACE };
 
 #define SET_LIMIT 64
 
@@ -24,7 +24,7 @@ struct arguments {
     const char *models;
     const char *sets[SET_LIMIT];
     size_t set_count;
-    bool json, list, quiet;
+    bool json, list, quiet, trace;
     struct run_options run;
 };
 
@@ -36,6 +36,8 @@ static const struct argp_option options[] = {
     { "models", OPTION_MODELS, "DIR", 0, "Where models are, and are made (default: $PLIMSOLL_MODELS or models)", 0 },
     { "resume", OPTION_RESUME, "RESULT", 0, "Continue a run that was stopped: measure what RESULT lacks", 0 },
     { "yardsticks", OPTION_YARDSTICKS, NULL, 0, "Measure the machine's yardsticks even if no case needs them", 0 },
+    { "trace-memory", OPTION_TRACE, NULL, 0,
+      "Record every change of memory beside the result, one file a case (plimsoll memory); costs some speed", 0 },
     { "list", OPTION_LIST, NULL, 0, "Only print the ids of the cases", 0 },
     { "json", OPTION_JSON, NULL, 0, "Print the result as JSON instead of a table", 0 },
     { "quiet", 'q', NULL, 0, "No progress", 0 },
@@ -84,6 +86,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
         return 0;
     case OPTION_YARDSTICKS:
         a->run.force_yardsticks = true;
+        return 0;
+    case OPTION_TRACE:
+        a->trace = true;
         return 0;
     case OPTION_LIST:
         a->list = true;
@@ -148,6 +153,21 @@ static char *prepare_output(const struct arguments *a, const struct suite *suite
     return path;
 }
 
+/* "results/smoke.json": "results/smoke.traces", made, as a path that a worker elsewhere finds; free(). */
+static char *prepare_traces(const char *output, struct plim_err *err)
+{
+    size_t length = strlen(output);
+    char *name, *path = NULL;
+
+    if (length > 5 && strcmp(output + length - 5, ".json") == 0)
+        length -= 5;
+    name = heap_printf(err, "%.*s.traces", (int)length, output);
+    if (name && plim_make_directories(name, err) == 0 && !(path = realpath(name, NULL)))
+        plim_err_errno(err, "opening %s", name);
+    free(name);
+    return path;
+}
+
 static int print_result(const struct arguments *a, const struct suite *suite, const struct result *result,
                         struct plim_err *err)
 {
@@ -168,7 +188,7 @@ static int run(struct arguments *a, struct plim_err *err)
     struct result result = { 0 };
     struct process_executor processes = { 0 };
     struct executor executor = process_executor(&processes);
-    char *program = NULL, *output = NULL;
+    char *program = NULL, *output = NULL, *traces = NULL;
     FILE *log = a->quiet ? NULL : stderr;
     int status = -1, rc;
 
@@ -187,7 +207,8 @@ static int run(struct arguments *a, struct plim_err *err)
     a->run.progress = log;
     if (interrupt_install(err) < 0 || !(processes.program = program = plim_self_path(err)) ||
         model_store_prepare(&suite, a->run.case_pattern, a->run.models_directory, program, log, err) < 0 ||
-        !(a->run.output = output = prepare_output(a, &suite, err)))
+        !(a->run.output = output = prepare_output(a, &suite, err)) ||
+        (a->trace && !(a->run.trace_directory = traces = prepare_traces(output, err))))
         goto out;
 
     rc = runner_run(&suite, &executor, &a->run, &result, err);
@@ -201,11 +222,12 @@ out:
     if (err->kind == PLIM_ERR_INTERRUPTED && output && log)
         fprintf(log, "plimsoll: go on with: plimsoll run %s --resume %s\n", a->suite, output);
     else if (output && log && status >= 0)
-        fprintf(log, "result: %s\n", output);
+        fprintf(log, "result: %s%s%s\n", output, traces ? ", memory traces: " : "", traces ? traces : "");
     result_release(&result);
     suite_release(&suite);
     free(program);
     free(output);
+    free(traces);
     return status;
 }
 

@@ -25,6 +25,7 @@ struct case_request {
     struct plim_parameters parameters;  /* as set, not resolved */
     struct facts arguments;
     int repeats, warmup;
+    char *trace_path;                   /* where the first counted repeat records its memory; NULL: nowhere */
     struct control control;             /* zeros, but for a gate that tests itself */
 };
 

@@ -394,6 +394,7 @@ static struct block *copy_block(struct blocks *blocks, struct block *block, size
     if (!copy)
         return NULL;
     copy->tag = block->tag;
+    copy->origin = block->origin;
     memcpy(block_memory(copy), block_memory(block), plim_min(bytes, block->bytes));
     blocks_give(blocks, block);
     return copy;

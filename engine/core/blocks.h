@@ -43,6 +43,7 @@ struct block {
     uint64_t file_offset;        /* slow tier: place in the spill file */
     uint32_t state;
     uint8_t tag, tier;           /* the tag is the pool's */
+    uint16_t origin;             /* the pool's: who asked for it, while a trace is recorded */
 };
 
 struct blocks {
@@ -65,7 +66,7 @@ int blocks_init(struct blocks *blocks, const char *spill_directory);
 /* Gives everything back, live blocks included. */
 void blocks_release(struct blocks *blocks);
 
-/* NULL with errno. *zeroed: the memory is known to be zero. The tag is the caller's to set. */
+/* NULL with errno. *zeroed: the memory is known to be zero. Tag and origin are the caller's to set. */
 struct block *blocks_take(struct blocks *blocks, enum plim_tier tier, size_t bytes, bool *zeroed);
 
 /* Puts a live block into the cache. */

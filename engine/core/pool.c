@@ -8,6 +8,7 @@
 
 #include "blocks.h"
 #include "plimsoll/units.h"
+#include "pool_trace.h"
 
 /* The counting half of the pool: tags, budgets, peaks, refusals. blocks.c has the memory. */
 
@@ -19,17 +20,22 @@ struct plim_pool {
     char scope[64];
     struct plim_pool_stats stats;   /* but for what `blocks` counts */
     struct plim_pool_refusal refusal;
+    struct pool_trace *trace;       /* NULL: nothing is recorded */
+    bool traced;                    /* ever: blocks may keep origins of that trace */
 };
 
 /* ---- counting ---- */
 
 /* Changes what `tag` holds, by a difference modulo 2^64, and remembers a new peak. */
-static void count_requested(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, uint64_t difference)
+static void count_requested(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, uint16_t origin,
+                            uint64_t difference)
 {
     struct plim_pool_stats *stats = &pool->stats;
     struct plim_pool_usage *current = &stats->current[tier];
     current->bytes[tag] += difference;
     current->total_bytes += difference;
+    if (pool->trace)
+        pool_trace_change(pool->trace, tier, tag, origin, difference);
     if (current->bytes[tag] > stats->tag_peak_bytes[tier][tag])
         stats->tag_peak_bytes[tier][tag] = current->bytes[tag];
     if (current->total_bytes > stats->peak[tier].total_bytes) {
@@ -146,7 +152,9 @@ uint64_t plim_pool_close(struct plim_pool *pool)
 {
     if (!pool)
         return 0;
+    struct plim_err unsaid = PLIM_ERR_INIT;
     uint64_t leaked = pool->stats.live_blocks;
+    plim_pool_trace_stop(pool, &unsaid);
     blocks_release(&pool->blocks);
     pthread_mutex_destroy(&pool->mutex);
     free(pool);
@@ -154,8 +162,8 @@ uint64_t plim_pool_close(struct plim_pool *pool)
 }
 
 /* Takes and counts a block. *zeroed says whether its memory is known to be zero. */
-static struct block *take(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, size_t bytes, bool *zeroed,
-                          struct plim_err *err)
+static struct block *take(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, size_t bytes,
+                          const char *site, bool *zeroed, struct plim_err *err)
 {
     if (!admit(pool, tier, tag, bytes, err))
         return NULL;
@@ -165,31 +173,32 @@ static struct block *take(struct plim_pool *pool, enum plim_tier tier, enum plim
         return NULL;
     }
     block->tag = (uint8_t)tag;
+    block->origin = pool->trace ? pool_trace_origin(pool->trace, site) : 0;
     pool->stats.live_blocks++;
     pool->stats.allocation_count++;
-    count_requested(pool, tier, tag, bytes);
+    count_requested(pool, tier, tag, block->origin, bytes);
     return block;
 }
 
-void *plim_pool_alloc(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, size_t bytes,
-                      struct plim_err *err)
+void *plim_pool_alloc_at(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, size_t bytes,
+                         const char *site, struct plim_err *err)
 {
     bool zeroed;
     pthread_mutex_lock(&pool->mutex);
-    struct block *block = take(pool, tier, tag, bytes, &zeroed, err);
+    struct block *block = take(pool, tier, tag, bytes, site, &zeroed, err);
     pthread_mutex_unlock(&pool->mutex);
     return block ? block_memory(block) : NULL;
 }
 
-void *plim_pool_calloc(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, size_t count, size_t size,
-                       struct plim_err *err)
+void *plim_pool_calloc_at(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, size_t count, size_t size,
+                          const char *site, struct plim_err *err)
 {
     bool zeroed;
     size_t bytes;
     if (!plim_size_mul(count, size, &bytes))
         bytes = SIZE_MAX;   /* refused below, with its record */
     pthread_mutex_lock(&pool->mutex);
-    struct block *block = take(pool, tier, tag, bytes, &zeroed, err);
+    struct block *block = take(pool, tier, tag, bytes, site, &zeroed, err);
     pthread_mutex_unlock(&pool->mutex);
     if (!block)
         return NULL;
@@ -198,10 +207,11 @@ void *plim_pool_calloc(struct plim_pool *pool, enum plim_tier tier, enum plim_ta
     return block_memory(block);
 }
 
-void *plim_pool_realloc(struct plim_pool *pool, enum plim_tag tag, void *memory, size_t bytes, struct plim_err *err)
+void *plim_pool_realloc_at(struct plim_pool *pool, enum plim_tag tag, void *memory, size_t bytes, const char *site,
+                           struct plim_err *err)
 {
     if (!memory)
-        return plim_pool_alloc(pool, PLIM_FAST, tag, bytes, err);
+        return plim_pool_alloc_at(pool, PLIM_FAST, tag, bytes, site, err);
     struct block *block = block_of(memory), *resized = NULL;
     pthread_mutex_lock(&pool->mutex);
     enum plim_tag held_by = block->tag;
@@ -213,16 +223,17 @@ void *plim_pool_realloc(struct plim_pool *pool, enum plim_tag tag, void *memory,
     }
     if (resized) {
         pool->stats.allocation_count++;
-        count_requested(pool, PLIM_FAST, held_by, bytes - old_bytes);
+        count_requested(pool, PLIM_FAST, held_by, resized->origin, bytes - old_bytes);
     }
     pthread_mutex_unlock(&pool->mutex);
     return resized ? block_memory(resized) : NULL;
 }
 
-char *plim_pool_strdup(struct plim_pool *pool, enum plim_tag tag, const char *text, struct plim_err *err)
+char *plim_pool_strdup_at(struct plim_pool *pool, enum plim_tag tag, const char *text, const char *site,
+                          struct plim_err *err)
 {
     size_t bytes = strlen(text) + 1;
-    char *copy = plim_pool_alloc(pool, PLIM_FAST, tag, bytes, err);
+    char *copy = plim_pool_alloc_at(pool, PLIM_FAST, tag, bytes, site, err);
     if (copy)
         memcpy(copy, text, bytes);
     return copy;
@@ -234,7 +245,7 @@ void plim_pool_free(struct plim_pool *pool, void *memory)
         return;
     struct block *block = block_of(memory);
     pthread_mutex_lock(&pool->mutex);
-    count_requested(pool, block->tier, block->tag, 0 - block->bytes);
+    count_requested(pool, block->tier, block->tag, block->origin, 0 - block->bytes);
     pool->stats.live_blocks--;
     blocks_give(&pool->blocks, block);
     pthread_mutex_unlock(&pool->mutex);
@@ -253,6 +264,8 @@ void plim_pool_note_mapped(struct plim_pool *pool, int64_t bytes)
     *held += (uint64_t)bytes;
     if (*held > *peak)
         *peak = *held;
+    if (pool->trace)
+        pool_trace_mapped(pool->trace, (uint64_t)bytes);
     pthread_mutex_unlock(&pool->mutex);
 }
 
@@ -262,6 +275,8 @@ void plim_pool_set_scope(struct plim_pool *pool, const char *scope)
     size_t length = strnlen(scope, sizeof pool->scope - 1);
     memcpy(pool->scope, scope, length);
     memset(pool->scope + length, 0, sizeof pool->scope - length);
+    if (pool->trace)
+        pool_trace_scope(pool->trace, pool->scope);
     pthread_mutex_unlock(&pool->mutex);
 }
 
@@ -319,6 +334,30 @@ void plim_pool_fail_allocation(struct plim_pool *pool, uint64_t nth)
     pthread_mutex_lock(&pool->mutex);
     pool->fail_in = nth;
     pthread_mutex_unlock(&pool->mutex);
+}
+
+int plim_pool_trace_start(struct plim_pool *pool, const char *path, struct plim_err *err)
+{
+    int rc = -1;
+    pthread_mutex_lock(&pool->mutex);
+    if (pool->traced)
+        plim_err_set(err, PLIM_ERR_INTERNAL, "memory trace %s: a pool is traced only once", path);
+    else if ((pool->trace = pool_trace_open(path, &pool->stats, pool->scope, err)))
+        rc = 0;
+    pool->traced |= rc == 0;
+    pthread_mutex_unlock(&pool->mutex);
+    return rc;
+}
+
+int plim_pool_trace_stop(struct plim_pool *pool, struct plim_err *err)
+{
+    int rc = 0;
+    pthread_mutex_lock(&pool->mutex);
+    if (pool->trace)
+        rc = pool_trace_close(pool->trace, err);
+    pool->trace = NULL;
+    pthread_mutex_unlock(&pool->mutex);
+    return rc;
 }
 
 const char *plim_tag_name(enum plim_tag tag)

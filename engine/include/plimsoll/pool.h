@@ -120,23 +120,34 @@ uint64_t plim_pool_close(struct plim_pool *pool);
 /*
  * Returns `bytes` bytes (0 gives a valid, unique block), or NULL with `err` (kind memory) set, the refusal recorded
  * and the pool unchanged. The caller owns the block until plim_pool_free.
+ *
+ * This and the next three are macros that add the calling function's name, the site of the allocation in memory traces.
+ * A helper that allocates for others may pass on another name through the function behind the macro; it must live as long
+ * as the program.
  */
-void *plim_pool_alloc(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, size_t bytes,
-                      struct plim_err *err);
+#define plim_pool_alloc(pool, tier, tag, bytes, err) plim_pool_alloc_at(pool, tier, tag, bytes, __func__, err)
+void *plim_pool_alloc_at(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, size_t bytes,
+                         const char *site, struct plim_err *err);
 
 /* As plim_pool_alloc for `count` items of `size` bytes, overflow checked, zeroed. */
-void *plim_pool_calloc(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, size_t count, size_t size,
-                       struct plim_err *err);
+#define plim_pool_calloc(pool, tier, tag, count, size, err)                                                            \
+    plim_pool_calloc_at(pool, tier, tag, count, size, __func__, err)
+void *plim_pool_calloc_at(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, size_t count, size_t size,
+                          const char *site, struct plim_err *err);
 
 /*
  * Grows or shrinks a block of the fast tier, keeping its contents and tag; `block` NULL is plim_pool_alloc. On
  * failure returns NULL and the old block stays valid. Counts as one allocation; requested bytes change by the
  * difference, never by both sizes at once (large blocks are moved by their pages, not copied).
  */
-void *plim_pool_realloc(struct plim_pool *pool, enum plim_tag tag, void *block, size_t bytes, struct plim_err *err);
+#define plim_pool_realloc(pool, tag, block, bytes, err) plim_pool_realloc_at(pool, tag, block, bytes, __func__, err)
+void *plim_pool_realloc_at(struct plim_pool *pool, enum plim_tag tag, void *block, size_t bytes, const char *site,
+                           struct plim_err *err);
 
 /* Copies a string into the fast tier. */
-char *plim_pool_strdup(struct plim_pool *pool, enum plim_tag tag, const char *text, struct plim_err *err);
+#define plim_pool_strdup(pool, tag, text, err) plim_pool_strdup_at(pool, tag, text, __func__, err)
+char *plim_pool_strdup_at(struct plim_pool *pool, enum plim_tag tag, const char *text, const char *site,
+                          struct plim_err *err);
 
 /* Returns a block to the cache. NULL is allowed. */
 void plim_pool_free(struct plim_pool *pool, void *block);
@@ -167,6 +178,15 @@ void plim_pool_reset_peak(struct plim_pool *pool);
 
 void plim_pool_stats(const struct plim_pool *pool, struct plim_pool_stats *out);
 void plim_pool_last_refusal(const struct plim_pool *pool, struct plim_pool_refusal *out);
+
+/*
+ * Records every change of requested bytes from now on in a file (memory_trace.h: time, tier, tag, scope, site, bytes),
+ * for `plimsoll memory`. Once in a pool's life. The recorder's own memory is not the pool's: all counts stay what they
+ * are without it. Costs one branch when off. Stopping writes the rest and says whether all of it could be written;
+ * closing the pool stops too, silently.
+ */
+int plim_pool_trace_start(struct plim_pool *pool, const char *path, struct plim_err *err);
+int plim_pool_trace_stop(struct plim_pool *pool, struct plim_err *err);
 
 /* Makes the N-th allocation from now fail (tests); 0 switches it off. */
 void plim_pool_fail_allocation(struct plim_pool *pool, uint64_t nth);
