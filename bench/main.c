@@ -23,6 +23,7 @@ static const struct verb verbs[] = {
     { "perplexity", "score a text with a model", verb_perplexity },
     { "parameters", "list the parameters that bound memory", verb_parameters },
     { "machine", "describe this machine and measure its yardsticks", verb_machine },
+    { "selftest", "measure how often the gate errs", verb_selftest },
     { "worker", NULL, verb_worker },
 };
 

@@ -25,6 +25,7 @@ int verb_perplexity(int argc, char **argv);
 int verb_plot(int argc, char **argv);
 int verb_report(int argc, char **argv);
 int verb_run(int argc, char **argv);
+int verb_selftest(int argc, char **argv);
 int verb_worker(int argc, char **argv);
 
 #endif

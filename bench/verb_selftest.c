@@ -1,0 +1,154 @@
+/* plimsoll selftest gate: how far the gate's verdicts can be trusted. */
+
+#include "verb.h"
+
+#include <argp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "interrupt.h"
+#include "plimsoll/process.h"
+#include "selftest.h"
+
+enum { OPTION_SHORT = 1000, OPTION_TRIALS, OPTION_CASES, OPTION_MACHINE, OPTION_SEED, OPTION_JSON };
+
+#define TRIALS 300           /* no false alarm in so many shows a rate below about 1% */
+#define SHORT_TRIALS 20
+#define MACHINE_TRIALS 10    /* each takes seconds */
+#define CASES 40
+#define MACHINE_CASES 4
+
+struct arguments {
+    struct selftest_options run;
+    bool gate, machine, json, quiet;
+};
+
+static const struct argp_option options[] = {
+    { "short", OPTION_SHORT, NULL, 0, "Few trials, as in CI", 0 },
+    { "trials", OPTION_TRIALS, "N", 0, "Suites of each kind (default: 300; 20 with --short, 10 with --machine)", 0 },
+    { "cases", OPTION_CASES, "N", 0, "Cases in a suite (default: 40; 4 with --machine)", 0 },
+    { "machine", OPTION_MACHINE, NULL, 0, "Run real processes on this machine instead of simulations", 0 },
+    { "seed", OPTION_SEED, "N", 0, "Of noise and order (default: 1)", 0 },
+    { "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
+    { "quiet", 'q', NULL, 0, "No progress", 0 },
+    { 0 }
+};
+
+static size_t parse_count(const char *name, const char *text, long high, struct argp_state *state)
+{
+    char *end;
+    long value = strtol(text, &end, 10);
+
+    if (end == text || *end || value < 1 || value > high)
+        argp_error(state, "--%s is \"%s\"; wanted 1 to %ld", name, text, high);
+    return (size_t)value;
+}
+
+static void fill_defaults(struct arguments *a)
+{
+    if (!a->run.trials)
+        a->run.trials = a->machine ? MACHINE_TRIALS : a->run.brief ? SHORT_TRIALS : TRIALS;
+    if (!a->run.cases)
+        a->run.cases = a->machine ? MACHINE_CASES : CASES;
+}
+
+static error_t parse_option(int key, char *text, struct argp_state *state)
+{
+    struct arguments *a = state->input;
+
+    switch (key) {
+    case OPTION_SHORT:
+        a->run.brief = true;
+        return 0;
+    case OPTION_TRIALS:
+        a->run.trials = parse_count("trials", text, 1000000, state);
+        return 0;
+    case OPTION_CASES:
+        a->run.cases = parse_count("cases", text, 1000, state);
+        return 0;
+    case OPTION_MACHINE:
+        a->machine = true;
+        return 0;
+    case OPTION_SEED:
+        a->run.seed = parse_count("seed", text, 1000000000, state);
+        return 0;
+    case OPTION_JSON:
+        a->json = true;
+        return 0;
+    case 'q':
+        a->quiet = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (a->gate || strcmp(text, "gate") != 0)
+            argp_error(state, "\"%s\" is nothing that tests itself; there is: gate", text);
+        a->gate = true;
+        return 0;
+    case ARGP_KEY_END:
+        if (!a->gate)
+            argp_error(state, "what is to be tested? There is: gate");
+        fill_defaults(a);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static int print(const struct arguments *a, const struct selftest *selftest, struct plim_err *err)
+{
+    char *text;
+
+    if (!a->json)
+        return selftest_print(selftest, stdout, err);
+    text = selftest_json(selftest, err);
+    if (text)
+        puts(text);
+    free(text);
+    return text ? 0 : -1;
+}
+
+static int run(struct arguments *a, struct plim_err *err)
+{
+    static struct selftest selftest;
+    char broken[200], *self = NULL;
+    int status = -1;
+
+    a->run.progress = a->quiet ? NULL : stderr;
+    if (interrupt_install(err) < 0 || !(self = plim_self_path(err)))
+        goto out;
+    a->run.program = a->machine ? self : NULL;
+    if (selftest_gate(&a->run, &selftest, err) < 0 || print(a, &selftest, err) < 0)
+        goto out;
+    status = 0;
+    if (!selftest_keeps_promises(&selftest, broken, sizeof broken)) {
+        fprintf(stderr, "plimsoll: the gate doesn't keep its promises: %s\n", broken);
+        status = 6;
+    }
+
+out:
+    free(self);
+    return status;
+}
+
+int verb_selftest(int argc, char **argv)
+{
+    static const struct argp argp = {
+        options, parse_option, "gate",
+        "Tests `plimsoll ab` as an instrument: runs it on suites of one build against itself, with nothing, slowdowns of 1, "
+        "2, 3, 5 and 10%, or a page of memory planted in one case, on simulated machines or on this one. Prints how often "
+        "it cried wolf and how often it found what was there, with 95% intervals.\v"
+        "Exit status: 0 the promises are kept, 1 the test itself failed, 2 bad usage, 6 a promise is broken.",
+        NULL, NULL, NULL
+    };
+    struct arguments a = { .run = { .seed = 1 } };
+    struct plim_err err = PLIM_ERR_INIT;
+    int status;
+
+    argp_parse(&argp, argc, argv, 0, NULL, &a);
+    status = run(&a, &err);
+    if (status < 0) {
+        fprintf(stderr, "plimsoll: %s\n", err.message);
+        status = plim_err_exit_status(&err);
+    }
+    return status;
+}
