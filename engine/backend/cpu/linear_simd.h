@@ -248,7 +248,7 @@ INLINE void add_scaled(float *y, vecf scale, float x_scale, veci sums)
  * only `bits` word rows are read at once. Whole blocks at once, up to 32 word rows, ran at 45 to 65 % of the machine's
  * read bandwidth where this runs at 80 to 95 %: too many streams for the prefetchers (2-core Zen 3, 4096 x 14336).
  */
-#define PASS_COLUMNS 2048
+#define PASS_COLUMNS 4096
 
 INLINE void fused_row(unsigned bits, const struct fused_block *b)
 {
