@@ -245,7 +245,7 @@ static void prefill(int rows, int thread_count)
 {
     static const size_t limits[] = { (size_t)512 << 20, 64 << 20, 16 << 20, 4 << 20, 1 << 20, 512 << 10, 256 << 10,
                                      64 << 10 };
-    enum { LIMITS = sizeof limits / sizeof *limits, SGEMM_KN = LIMITS, SGEMM_NK, CASES, PREFILL_ROUNDS = 7 };
+    enum { LIMITS = sizeof limits / sizeof *limits, FUSED = LIMITS, SGEMM_KN, SGEMM_NK, CASES, PREFILL_ROUNDS = 7 };
     struct rig rig;
     char library[128], core[64];
 
@@ -272,7 +272,9 @@ static void prefill(int rows, int thread_count)
                     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, (int)out, (int)in, 1, x, (int)in, w,
                                 (int)in, 0, y, (int)out);
                 } else {
-                    rig.parameters.count[PLIM_MAX_DQ_SIZE] = (int64_t)limits[c];
+                    rig.parameters.count[PLIM_DQ_ROWS] = c == FUSED ? 4096 : 0;
+                    if (c != FUSED)
+                        rig.parameters.count[PLIM_MAX_DQ_SIZE] = (int64_t)limits[c];
                     linear(&rig, &copies, x, (size_t)rows, y);
                 }
                 if (round >= 0)
@@ -290,6 +292,9 @@ static void prefill(int rows, int thread_count)
             printf("  max_dq_size %9zu  chunk %5zu x %5zu  %8.2f ms  %6.1f GFLOP/s  %5.1f %% of ready\n", limits[c],
                    plan.chunk_rows, plan.chunk_columns, t * 1e3, flop / t * 1e-9, 100 * ready / t);
         }
+        double fused = median(seconds[FUSED], PREFILL_ROUNDS);
+        printf("  fused for all rows                        %8.2f ms  %6.1f GFLOP/s  %5.1f %% of ready\n", fused * 1e3,
+               flop / fused * 1e-9, 100 * ready / fused);
         free(x);
         free(w);
         free(y);

@@ -148,12 +148,17 @@ void cpu_matrix_release(struct backend *backend, struct matrix *matrix)
 
 /* ---- multiplying ---- */
 
-static void add_bias(const struct linear_call *call)
+void linear_add_bias(const struct linear_call *call, size_t row, size_t rows, size_t begin, size_t end)
 {
     const float *bias = call->matrix->bias;
-    for (size_t r = 0; r < call->rows; r++)
-        for (size_t n = 0; n < call->out_features; n++)
-            call->y[r * call->out_features + n] += bias[n];
+
+    if (!bias)
+        return;
+    for (size_t r = row; r < row + rows; r++) {
+        float *y = call->y + r * call->out_features;
+        for (size_t n = begin; n < end; n++)
+            y[n] += bias[n];
+    }
 }
 
 int cpu_linear(struct backend *backend, const struct matrix *matrix, const float *x, size_t rows, float *y,
@@ -185,8 +190,6 @@ int cpu_linear(struct backend *backend, const struct matrix *matrix, const float
         rc = chunked_linear(&call, err);
         break;
     }
-    if (rc == 0 && made->bias)
-        add_bias(&call);
     return rc;
 }
 

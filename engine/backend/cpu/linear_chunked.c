@@ -14,10 +14,15 @@
 #include "linear_internal.h"
 #include "plimsoll/units.h"
 
-/* Rows of a chunk while max_dq_size does not allow all columns of that many. */
+/*
+ * Rows of a chunk while max_dq_size does not allow all columns of that many. Each sgemm call packs its columns of x
+ * once, so wide chunks cost less of that, and reads and writes its part of y once, so long chunks cost less of that.
+ * sgemm alone on chunks in cache, 512 x 4096 x 4096 on one Zen 3 core, GFLOP/s (whole 93.1), by rows x columns:
+ * 128 x 1024 89.2, 256 x 512 90.5, 512 x 256 88.2, 1024 x 128 84.7; 256 x 2048 92.3, 1024 x 512 90.4; 256 x 4096 93.7.
+ */
 #define CHUNK_ROWS 256
 
-/* `limit` / `step` rounded down to 32, but at least 32 and at most `whole`, then evened out over the pieces. */
+/* The size of pieces that `whole` falls into: even, multiples of 32, and none above `limit` (or 32). */
 static size_t even_pieces(size_t whole, size_t limit)
 {
     if (limit >= whole)
@@ -161,6 +166,7 @@ static void multiply_chunk_columns(void *context, size_t begin, size_t end, int 
             .c_stride = call->out_features,
         });
     }
+    linear_add_bias(call, 0, call->rows, column, column + valid);
 }
 
 /* fp32 weights: [begin, end) columns, in place */
@@ -183,6 +189,7 @@ static void multiply_in_place(void *context, size_t begin, size_t end, int threa
         .c = call->y + begin,
         .c_stride = call->out_features,
     });
+    linear_add_bias(call, 0, call->rows, begin, end);
 }
 
 static void gather_rows(void *context, size_t begin, size_t end, int thread)

@@ -20,6 +20,7 @@ static void dot_columns(void *context, size_t begin, size_t end, int thread)
         .accumulate = call->accumulate,
     };
     matrix->kernels->dense[matrix->dtype](&block);
+    linear_add_bias(call, 0, call->rows, begin, end);
 }
 
 void dense_linear(const struct linear_call *call)

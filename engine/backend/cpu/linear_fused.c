@@ -134,6 +134,7 @@ static void multiply_strip(const struct fused_run *run, size_t begin, size_t col
     add_groups(run, begin, columns, tile);
     for (size_t r = 0; r < run->row_count; r++)
         memcpy(y + r * call->out_features, tile + r * columns, valid * sizeof *tile);
+    linear_add_bias(call, run->first_row, run->row_count, begin, begin + valid);
 }
 
 /* [begin, end): columns, multiples of 32 */

@@ -39,6 +39,9 @@ enum linear_path linear_path(bool is_exl2, size_t in_features, size_t stored_out
 /* Cuts `columns` into pieces of multiples of `step` for the team; small work does not fan out (cpu.h). */
 void linear_run(const struct linear_call *call, size_t columns, size_t step, threads_body *body, void *context);
 
+/* y += bias over a rectangle, where there is one; the last step of each piece of work, while y is in cache. */
+void linear_add_bias(const struct linear_call *call, size_t row, size_t rows, size_t begin, size_t end);
+
 /* ---- linear_fused.c ---- */
 
 /* Rows of x that go through the packed weights at once; more rows are done in tiles. */
