@@ -1,0 +1,173 @@
+#!/usr/bin/env bash
+# The gate as one command, for any CI: builds this revision and the one it branched off, runs a suite with both, and
+# compares. Red means a real regression; the report says which case, which metric, and for memory which tag.
+#
+#   ci/gate.sh                               the smoke suite, against where this branch left origin/main
+#   ci/gate.sh --base REV --suite FILE       against another revision, with another suite
+#   ci/gate.sh --out DIR                     where the reports go (default: build/gate)
+#
+# Left in DIR: comment.md (for the pull request), report.html, junit.xml, findings.csv, head.json, base.json, status.
+#
+# What decides:
+#   - exact metrics (bytes, counts, digests): against the suite's accepted baseline in baselines/exact, where the base
+#     revision has one too, so that a change is accepted in review; else against the base revision's own run. To the byte.
+#   - timings: both builds interleaved (`plimsoll ab`), where the program has it. A stored time proves nothing here.
+#
+# Exit status as of `plimsoll gate`: 0 fine, 1 regression, 2 usage, 3 cannot compare, 4 inconclusive (--strict), 5 a case
+# broke, 6 the gate's own control failed.
+#
+# PLIMSOLL_CMAKE_OPTIONS adds options to both builds; PLIMSOLL_GATE_CACHE (default: build/gate-cache) keeps the base
+# revision's build between runs; GITHUB_ACTIONS=true adds annotations.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+suite=smoke
+base=
+out=build/gate
+timings=yes
+usage() {
+    echo "gate.sh: $1; usage: ci/gate.sh [--base REV] [--suite NAME|FILE] [--out DIR] [--exact-only]" >&2
+    exit 2
+}
+while [ $# -gt 0 ]; do
+    case $1 in
+    --base | --suite | --out)
+        [ $# -gt 1 ] || usage "$1 needs a value"
+        case $1 in
+        --base) base=$2 ;;
+        --suite) suite=$2 ;;
+        --out) out=$2 ;;
+        esac
+        shift 2
+        ;;
+    --exact-only)
+        timings=no
+        shift
+        ;;
+    *) usage "unknown argument '$1'" ;;
+    esac
+done
+
+cache=${PLIMSOLL_GATE_CACHE:-build/gate-cache}
+mkdir -p "$out" "$cache"
+out=$(cd "$out" && pwd)
+cache=$(cd "$cache" && pwd)
+step() {
+    printf '\n== %s\n' "$*"
+}
+
+# ---- the revision to compare with: where this branch left the base ----
+
+if [ -z "$base" ]; then
+    for candidate in origin/HEAD origin/main origin/master main master; do
+        if git rev-parse -q --verify "$candidate^{commit}" >/dev/null; then
+            base=$candidate
+            break
+        fi
+    done
+    [ -n "$base" ] || usage "no origin/main here; name the base with --base REV"
+fi
+git rev-parse -q --verify "$base^{commit}" >/dev/null || usage "no revision '$base' here (a shallow clone? fetch it first)"
+base_commit=$(git merge-base HEAD "$base") ||
+    usage "HEAD and '$base' have no common ancestor here (a shallow clone? fetch with full history)"
+echo "gate: $(git rev-parse --short HEAD) against $(git rev-parse --short "$base_commit") ($base)"
+
+# ---- two builds with the same options ----
+
+build() {    # build SOURCE BUILD_DIRECTORY
+    # shellcheck disable=SC2086
+    cmake -S "$1" -B "$2" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF ${PLIMSOLL_CMAKE_OPTIONS:-} >/dev/null
+    cmake --build "$2" --target plimsoll >"$2/build.log" 2>&1 || {
+        tail -n 40 "$2/build.log" >&2
+        echo "gate.sh: $1 does not build" >&2
+        exit 2
+    }
+}
+
+step "build of this revision"
+build . "$out/head-build"
+head=$out/head-build/plimsoll
+
+step "build of the base"
+base_build=$cache/$base_commit
+base_source=$cache/source
+if [ ! -x "$base_build/plimsoll" ]; then
+    git worktree remove --force "$base_source" 2>/dev/null || rm -rf "$base_source"
+    git worktree prune
+    git worktree add --detach "$base_source" "$base_commit" >/dev/null 2>&1
+    # Builds of older bases only take room.
+    find "$cache" -mindepth 1 -maxdepth 1 -type d ! -name source ! -name "$base_commit" -exec rm -rf {} +
+    build "$base_source" "$base_build"
+    git worktree remove --force "$base_source"
+fi
+
+# ---- both run the head's suite ----
+
+run() {    # run PROGRAM RESULT; a case that breaks (5) is for the comparison to judge
+    local status=0
+    "$1" run "$suite" --quiet --output "$2" >"$2.txt" 2>&1 || status=$?
+    if [ "$status" != 0 ] && [ "$status" != 5 ]; then
+        tail -n 20 "$2.txt" >&2
+        return "$status"
+    fi
+}
+
+step "run of this revision"
+run "$head" "$out/head.json" || exit 2
+
+suite_name=$(sed -n 's/.*"suite": *{ *"name": *"\([^"]*\)".*/\1/p' "$out/head.json" | head -n 1)
+formats=(--junit "$out/junit.xml" --csv "$out/findings.csv")
+[ "${GITHUB_ACTIONS:-}" != true ] || formats+=(--github)
+
+# Which status wins when several apply: 6, 2, 3, 1, 5, 4.
+status=0
+worst() {
+    local s
+    for s in 6 2 3 1 5 4; do
+        if [ "$status" = "$s" ] || [ "$1" = "$s" ]; then
+            status=$s
+            return
+        fi
+    done
+}
+
+step "memory and counts"
+baseline=baselines/exact/$suite_name.json
+verdict=0
+if [ -f "$baseline" ] && git cat-file -e "$base_commit:$baseline" 2>/dev/null; then
+    "$head" gate "$out/head.json" --baselines baselines --exact-only || verdict=$?
+    "$head" gate "$out/head.json" --baselines baselines --exact-only --markdown "${formats[@]}" >"$out/comment.md" || true
+    "$head" report "$out/head.json" --baselines baselines --output "$out/report.html" || true
+else
+    step "run of the base (no accepted baseline of suite $suite_name)"
+    run "$base_build/plimsoll" "$out/base.json" || exit 2
+    "$head" compare "$out/base.json" "$out/head.json" --exact-only || verdict=$?
+    "$head" compare "$out/base.json" "$out/head.json" --exact-only --markdown "${formats[@]}" >"$out/comment.md" || true
+    "$head" report "$out/head.json" --baseline "$out/base.json" --output "$out/report.html" || true
+fi
+if [ "${GITHUB_ACTIONS:-}" = true ]; then    # annotations are for the log, not for the comment
+    grep '^::' "$out/comment.md" || true
+    sed -i '/^::/d' "$out/comment.md"
+fi
+worst "$verdict"
+
+# A base that has no `ab` cannot have its workers told what to do by this one only if their protocols differ, which `ab`
+# itself says (3): timings are then left out, not failed.
+if [ "$timings" = yes ] && "$head" ab --help >/dev/null 2>&1; then
+    step "timings, both builds interleaved"
+    verdict=0
+    "$head" ab --a "$base_build/plimsoll" --b "$head" "$suite" --markdown >"$out/timings.md" || verdict=$?
+    cat "$out/timings.md"
+    { echo; cat "$out/timings.md"; } >>"$out/comment.md"
+    if [ "$verdict" = 3 ]; then
+        echo "timings were not compared: the two builds cannot be measured together"
+    else
+        worst "$verdict"
+    fi
+else
+    printf '\n_Timings were not compared._\n' >>"$out/comment.md"
+fi
+
+echo "$status" >"$out/status"
+step "exit status $status; reports are in $out"
+exit "$status"
