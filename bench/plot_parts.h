@@ -75,6 +75,9 @@ struct plot_streams {
 int plot_streams_open(struct plot_streams *streams, struct plot_text *text, struct plim_err *err);
 int plot_streams_close(struct plot_streams *streams, struct plim_err *err);
 
+/* A file of tools/gnuplot, in the source tree or installed; free(). */
+char *plot_read_style(const char *file, struct plim_err *err);
+
 /* Each returns 0 with `text->data` NULL when there is nothing to draw. */
 int plot_curve(const struct plot_job *job, const struct plot_cases *cases, struct plot_text *text,
                struct plim_err *err);

@@ -118,17 +118,19 @@ Test(change_points, what_is_not_positive_is_refused)
     cr_assert_eq(err.kind, PLIM_ERR_INPUT);
 }
 
-/* The fraction of `trials` series with a change (or with one within two points of the step), and its interval. */
-static struct interval rate(const struct model *model, size_t trials, bool at_step)
+enum hit { ANY_CHANGE, AT_STEP, CREEP };   /* AT_STEP: within two points of it */
+
+/* The fraction of `trials` series in which that was found, and its interval. */
+static struct interval rate(const struct model *model, size_t trials, enum hit wanted)
 {
     double values[POINTS];
     size_t hits = 0;
     for (size_t t = 0; t < trials; t++) {
         make(values, model, 1000 + t);
         struct change_points found = find(values, POINTS, false);
-        bool hit = false;
-        for (size_t i = 0; i < found.count; i++)
-            hit |= !at_step || fabs((double)found.items[i].index - (double)model->at) <= 2;
+        bool hit = wanted == CREEP && found.crept;
+        for (size_t i = 0; i < found.count && wanted != CREEP; i++)
+            hit |= wanted == ANY_CHANGE || fabs((double)found.items[i].index - (double)model->at) <= 2;
         hits += hit;
     }
     return proportion(hits, trials, 0.95);
@@ -138,18 +140,21 @@ Test(change_points, rates)
 {
     static const struct {
         struct model model;
-        bool at_step;
+        enum hit wanted;
         double low, high;      /* what the interval may not leave on one side */
     } expected[] = {
-        { { 0.01, 0, 1, 0, 1 }, false, 0, 0.02 },            /* quiet, nothing happened */
-        { { 0.027, 0.05, 1, 0, 1 }, false, 0, 0.05 },        /* shared machine: 2.7% spread, and spikes */
-        { { 0.01, 0, 1.05, 40, 1 }, true, 0.95, 1 },         /* 5% on a quiet one */
-        { { 0.027, 0.05, 1.10, 40, 1 }, true, 0.9, 1 },      /* 10% on a shared one */
+        { { 0.01, 0, 1, 0, 1 }, ANY_CHANGE, 0, 0.02 },       /* quiet, nothing happened */
+        { { 0.027, 0.05, 1, 0, 1 }, ANY_CHANGE, 0, 0.05 },   /* shared machine: 2.7% spread, and spikes */
+        { { 0.01, 0, 1.05, 40, 1 }, AT_STEP, 0.95, 1 },      /* 5% on a quiet one */
+        { { 0.027, 0.05, 1.10, 40, 1 }, AT_STEP, 0.9, 1 },   /* 10% on a shared one */
+        { { 0.01, 0, 1, 0, 1 }, CREEP, 0, 0.02 },
+        { { 0.027, 0.05, 1, 0, 1 }, CREEP, 0, 0.05 },
+        { { 0.01, 0, 1, 0, 1.001 }, CREEP, 0.9, 1 },         /* 6% in 60 small steps */
     };
     for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
-        struct interval got = rate(&expected[i].model, 300, expected[i].at_step);
-        printf("change points: deviation %.1f%%, step %.0f%%: %.3f (%.3f to %.3f)\n", 100 * expected[i].model.deviation,
-               100 * (expected[i].model.step - 1), got.estimate, got.low, got.high);
+        struct interval got = rate(&expected[i].model, 300, expected[i].wanted);
+        printf("change points: deviation %.1f%%, step %.0f%%, drift %.1f%%: %.3f (%.3f to %.3f)\n", 100 * expected[i].model.deviation,
+               100 * (expected[i].model.step - 1), 100 * (expected[i].model.drift - 1), got.estimate, got.low, got.high);
         cr_assert(got.estimate >= expected[i].low && got.estimate <= expected[i].high, "model %zu: %.3f", i, got.estimate);
     }
 }
