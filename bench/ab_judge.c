@@ -17,9 +17,9 @@ struct ab_rules ab_rules_default(void)
         .min_effect = 0.03,
         .pass_effects = 5.0 / 3.0,
         .level = 0.90,
-        .confirm_least = 16,
-        .confirm_most = 48,
-        .confirm_pairs_per_percent = 6,
+        .confirm_least = 24,
+        .confirm_most = SIGNED_RANK_EXACT_LIMIT,
+        .confirm_pairs_per_percent = 9,
     };
 }
 

@@ -1,0 +1,190 @@
+/* The A/B verbs as programs: builds found and made, exit statuses. */
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ab_build.h"
+#include "command.h"
+#include "plimsoll/file.h"
+
+static char directory[] = "/tmp/plimsoll-ab-XXXXXX";
+static char suite[80];
+
+static void write_file(const char *name, const char *text)
+{
+    struct plim_err err = PLIM_ERR_INIT;
+    char path[200];
+
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    cr_assert_eq(plim_write_file(path, text, strlen(text), &err), 0, "%s", err.message);
+}
+
+static void set_up(void)
+{
+    cr_assert_not_null(mkdtemp(directory));
+    snprintf(suite, sizeof suite, "%s/suite.json", directory);
+    write_file("suite.json", "{ \"schema\": { \"name\": \"plimsoll-suite\", \"major\": 1 }, \"name\": \"s\","
+                             "  \"defaults\": { \"repeats\": 1, \"warmup\": 0 },"
+                             "  \"cases\": [ { \"name\": \"spin\", \"workload\": { \"kind\": \"spin\", \"steps\": \"1M\" } } ] }");
+    setenv("XDG_CACHE_HOME", directory, 1);
+}
+
+static void tear_down(void)
+{
+    const char *const erase[] = { "rm", "-rf", "--", directory, NULL };
+    struct plim_err ignored = PLIM_ERR_INIT;
+
+    command_run(erase, NULL, &ignored);
+}
+
+TestSuite(ab_verbs, .init = set_up, .fini = tear_down, .timeout = 120);
+
+/* The program's exit status; what it printed on both streams in `said`. */
+static int plimsoll(char *said, size_t size, const char *arguments)
+{
+    char command[1000];
+    FILE *pipe;
+    size_t got;
+    int status;
+
+    snprintf(command, sizeof command, "'%s' %s 2>&1", PLIMSOLL_PROGRAM, arguments);
+    pipe = popen(command, "r");
+    cr_assert_not_null(pipe);
+    got = fread(said, 1, size - 1, pipe);
+    said[got] = '\0';
+    status = pclose(pipe);
+    cr_assert(WIFEXITED(status), "%s", said);
+    return WEXITSTATUS(status);
+}
+
+/* Large plants: whatever else runs here, they stand out. */
+Test(ab_verbs, a_rehearsal_ends_in_red_and_names_the_culprit)
+{
+    char arguments[600], said[20000];
+    int status;
+
+    snprintf(arguments, sizeof arguments, "ab --a '%s' --b '%s' -q --rehearse-slowdown 300 --rehearse-bytes 4096 -o '%s/kept' '%s'",
+             PLIMSOLL_PROGRAM, PLIMSOLL_PROGRAM, directory, suite);
+    status = plimsoll(said, sizeof said, arguments);
+    cr_expect_eq(status, 1, "%d: %s", status, said);
+    cr_expect_not_null(strstr(said, "workspace +4096 B"), "%s", said);
+    cr_expect_not_null(strstr(said, "Control, a planted page of memory: caught"), "%s", said);
+
+    char path[200];
+    snprintf(path, sizeof path, "%s/kept/b.json", directory);
+    cr_expect(plim_path_exists(path));
+}
+
+Test(ab_verbs, bad_usage_is_told_in_one_line)
+{
+    static const char *const bad[][2] = {
+        { "ab --a x smoke", "two builds are needed" },
+        { "ab --a x --b y", "a suite is needed" },
+        { "ab --a /nowhere/at-all --b y smoke", "no plimsoll program, no build directory and no git revision" },
+        { "ab --a x --b y --metric decode_token_per_s smoke", "did you mean decode_tokens_per_s" },
+        { "ab --a x --b y --metric perplexity smoke", "no timing" },
+        { "ab --a x --b y --budget-s -3 smoke", "--budget-s" },
+        { "selftest", "what is to be tested" },
+        { "selftest gates", "nothing that tests itself" },
+        { "selftest gate --trials none", "--trials" },
+    };
+
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char said[4000];
+
+        cr_expect_eq(plimsoll(said, sizeof said, bad[i][0]), 2, "%s: %s", bad[i][0], said);
+        cr_expect_not_null(strstr(said, bad[i][1]), "%s: %s", bad[i][0], said);
+    }
+}
+
+/* ---- builds ---- */
+
+Test(ab_verbs, a_program_and_its_directory_are_the_same_build)
+{
+    struct plim_err err = PLIM_ERR_INIT;
+    char *folder = strdup(PLIMSOLL_PROGRAM), *a, *b;
+
+    *strrchr(folder, '/') = '\0';
+    a = ab_build_resolve(PLIMSOLL_PROGRAM, NULL, &err);
+    b = ab_build_resolve(folder, NULL, &err);
+    cr_assert(a && b, "%s", err.message);
+    cr_expect_str_eq(a, b);
+    free(a);
+    free(b);
+    free(folder);
+
+    cr_expect_null(ab_build_resolve(directory, NULL, &err));
+    cr_expect_eq(err.kind, PLIM_ERR_INPUT);
+}
+
+static void in_repository(const char *command)
+{
+    char line[1000];
+
+    snprintf(line, sizeof line, "cd '%s/repository' && %s", directory, command);
+    cr_assert_eq(system(line), 0, "%s", line);
+}
+
+static void make_repository(void)
+{
+    char path[200];
+    struct plim_err err = PLIM_ERR_INIT;
+
+    snprintf(path, sizeof path, "%s/repository", directory);
+    cr_assert_eq(plim_make_directories(path, &err), 0);
+    write_file("repository/CMakeLists.txt", "cmake_minimum_required(VERSION 3.20)\nproject(p C)\nadd_executable(plimsoll main.c)\n");
+    write_file("repository/main.c", "int main(void) { return 7; }\n");
+    in_repository("git init -q . && git add . && git -c user.name=t -c user.email=t@example.com commit -qm one");
+    write_file("repository/main.c", "this does not compile\n");
+    in_repository("git -c user.name=t -c user.email=t@example.com commit -qam two");
+    cr_assert_eq(chdir(path), 0);
+}
+
+Test(ab_verbs, a_revision_is_built_once_in_private)
+{
+    struct plim_err err = PLIM_ERR_INIT, broken = PLIM_ERR_INIT;
+    const char *const list[] = { "git", "worktree", "list", NULL };
+    char *program, *again, *worktrees;
+
+    make_repository();
+    program = ab_build_resolve("HEAD~1", NULL, &err);
+    cr_assert_not_null(program, "%s", err.message);
+    cr_expect_eq(strncmp(program, directory, strlen(directory)), 0, "%s", program);
+    cr_expect_eq(WEXITSTATUS(system(program)), 7);
+
+    again = ab_build_resolve("HEAD~1", NULL, &err);
+    cr_assert_not_null(again);
+    cr_expect_str_eq(program, again);
+
+    cr_expect_null(ab_build_resolve("HEAD", NULL, &broken));
+    cr_expect_eq(broken.kind, PLIM_ERR_SYSTEM);
+    cr_expect_not_null(strstr(broken.message, "building"), "%s", broken.message);
+
+    worktrees = command_output(list, NULL, &err);
+    cr_assert_not_null(worktrees);
+    cr_expect_null(strchr(worktrees, '\n'), "only the repository itself: %s", worktrees);
+    free(worktrees);
+    free(program);
+    free(again);
+}
+
+Test(ab_verbs, commands_that_fail_say_why)
+{
+    struct plim_err err = PLIM_ERR_INIT, missing = PLIM_ERR_INIT;
+    const char *const words[] = { "sh", "-c", "echo out; echo the reason >&2; exit 3", NULL };
+    const char *const nobody[] = { "no-such-program-here", NULL };
+    const char *const fine[] = { "sh", "-c", "echo one; echo two", NULL };
+    char *text;
+
+    cr_expect_null(command_output(words, NULL, &err));
+    cr_expect_not_null(strstr(err.message, "exit status 3"), "%s", err.message);
+    cr_expect_lt(command_run(nobody, NULL, &missing), 0);
+    cr_expect_eq(missing.kind, PLIM_ERR_SYSTEM);
+    plim_err_clear(&err);
+    text = command_output(fine, NULL, &err);
+    cr_expect_str_eq(text, "one\ntwo");
+    free(text);
+}
