@@ -15,6 +15,7 @@ struct verb {
 int verb_ab(int argc, char **argv);
 int verb_baseline(int argc, char **argv);
 int verb_compare(int argc, char **argv);
+int verb_frontier(int argc, char **argv);
 int verb_gate(int argc, char **argv);
 int verb_generate(int argc, char **argv);
 int verb_history(int argc, char **argv);
@@ -23,10 +24,12 @@ int verb_memory(int argc, char **argv);
 int verb_model(int argc, char **argv);
 int verb_parameters(int argc, char **argv);
 int verb_perplexity(int argc, char **argv);
+int verb_plan(int argc, char **argv);
 int verb_plot(int argc, char **argv);
 int verb_report(int argc, char **argv);
 int verb_run(int argc, char **argv);
 int verb_selftest(int argc, char **argv);
+int verb_threshold(int argc, char **argv);
 int verb_worker(int argc, char **argv);
 
 #endif

@@ -1,0 +1,179 @@
+#include "threshold.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "heap.h"
+#include "interrupt.h"
+#include "plimsoll/json.h"
+#include "plimsoll/random.h"
+
+static const struct threshold_switch switches[] = {
+    { "dq_rows", "4096", "0", "fused", "chunked", "prefill", "prompt_tokens", "prefill_tokens_per_s" },
+    { NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL },
+};
+
+const struct threshold_switch *threshold_switches(void)
+{
+    return switches;
+}
+
+const struct threshold_switch *threshold_find(const char *parameter, struct plim_err *err)
+{
+    const char *names[sizeof switches / sizeof switches[0]] = { NULL };
+    const char *nearest;
+
+    for (size_t i = 0; switches[i].parameter; i++) {
+        if (strcmp(switches[i].parameter, parameter) == 0)
+            return &switches[i];
+        names[i] = switches[i].parameter;
+    }
+    nearest = plim_nearest_name(parameter, names);
+    if (nearest)
+        plim_err_input(err, "%s is no switch that is known; did you mean %s?", parameter, nearest);
+    else
+        plim_err_input(err, "%s is no switch between two ways that are timed here; known: %s", parameter, names[0]);
+    return NULL;
+}
+
+/* ---- sizes ---- */
+
+/* Evenly spread by ratio, from end to end, without repeats. */
+static int choose_sizes(struct threshold *t, const struct threshold_question *q, struct plim_err *err)
+{
+    double ratio = (double)q->to / (double)q->from;
+
+    t->x = heap_calloc(q->size_count, sizeof *t->x, err);
+    if (!t->x)
+        return -1;
+    for (size_t i = 0; i < q->size_count; i++) {
+        double x = round((double)q->from * pow(ratio, (double)i / (double)(q->size_count - 1)));
+
+        if (t->size_count == 0 || x > t->x[t->size_count - 1])
+            t->x[t->size_count++] = x;
+    }
+    if (t->size_count < 3)
+        return plim_err_input(err, "from %lld to %lld are too few sizes to fit a curve", (long long)q->from,
+                              (long long)q->to);
+    return 0;
+}
+
+/* ---- runs ---- */
+
+static int fill_request(struct case_request *request, const struct threshold_question *q, int arm, double x,
+                        struct plim_err *err)
+{
+    char size[32];
+
+    *request = (struct case_request){ .parameters = q->parameters, .repeats = 1, .warmup = 1 };
+    snprintf(size, sizeof size, "%.0f", x);
+    if (!(request->workload = workload_find(q->which->workload, err)) || !(request->id = heap_strdup("threshold", err)) ||
+        !(request->model_directory = heap_strdup(q->model_directory, err)) ||
+        plim_parameters_set(&request->parameters, q->which->parameter, arm ? q->which->above : q->which->below, err) < 0 ||
+        arguments_default(request->workload, &request->arguments, err) < 0)
+        return -1;
+    return argument_set(request->workload, &request->arguments, q->argument ? q->argument : q->which->argument, size, err);
+}
+
+static int time_one(const struct threshold_question *q, int arm, double x, double *seconds, struct plim_err *err)
+{
+    struct execution execution = { .timeout_ns = q->timeout_ns };
+    struct result_case report = { 0 };
+    struct case_request request = { 0 };
+    const struct metric *rate;
+    int rc = fill_request(&request, q, arm, x, err);
+
+    if (rc == 0)
+        rc = q->executor->run_case(q->executor->context, &request, &execution, &report, err);
+    if (rc == 0 && report.outcome != OUTCOME_OK)
+        rc = plim_err_set(err, PLIM_ERR_SYSTEM, "a run at %s %.0f %s: %s", q->which->argument, x,
+                          outcome_name(report.outcome), report.detail ? report.detail : "");
+    if (rc == 0) {
+        rate = case_find_metric(&report, q->which->metric);
+        if (rate && metric_median(rate) > 0)
+            *seconds = x / metric_median(rate);
+        else
+            rc = plim_err_set(err, PLIM_ERR_INTERNAL, "the worker reported no %s", q->which->metric);
+    }
+    case_release(&report);
+    case_request_release(&request);
+    return rc;
+}
+
+/* Every size both ways, in a new random order: what drifts meanwhile does not favour one arm or one end. */
+static int time_round(struct threshold *t, const struct threshold_question *q, size_t round, uint32_t *order,
+                      struct plim_random *random, struct plim_err *err)
+{
+    plim_random_permutation(random, order, 2 * t->size_count);
+    for (size_t i = 0; i < 2 * t->size_count; i++) {
+        size_t size = order[i] / 2;
+        int arm = (int)(order[i] % 2);
+
+        if (interrupt_requested())
+            return plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted");
+        if (time_one(q, arm, t->x[size], &t->times[arm][size * t->rounds + round], err) < 0)
+            return -1;
+    }
+    if (q->log)
+        fprintf(q->log, "round %zu of %zu: %zu runs\n", round + 1, t->rounds, 2 * t->size_count);
+    return 0;
+}
+
+static int time_all(struct threshold *t, const struct threshold_question *q, struct plim_err *err)
+{
+    uint32_t *order = heap_calloc(2 * t->size_count, sizeof *order, err);
+    struct plim_random random;
+    int rc = order ? 0 : -1;
+
+    plim_random_seed(&random, q->seed, 1);
+    for (size_t round = 0; round < t->rounds && rc == 0; round++)
+        rc = time_round(t, q, round, order, &random, err);
+    free(order);
+    return rc;
+}
+
+/* ---- the answer ---- */
+
+static int find_default(struct threshold *t, const struct threshold_question *q, struct plim_err *err)
+{
+    enum plim_parameter parameter;
+
+    if (plim_parameter_find(q->which->parameter, &parameter, err) < 0)
+        return -1;
+    t->default_value = plim_parameter_row(parameter)->default_count;
+    t->default_is_inside = !t->crossing.crosses_backwards && (double)t->default_value >= t->crossing.at.low &&
+                           (double)t->default_value <= t->crossing.at.high;
+    return 0;
+}
+
+int threshold_measure(struct threshold *t, const struct threshold_question *q, struct plim_err *err)
+{
+    static const struct bootstrap_options bootstrap = { .level = 0.95, .resamples = 2000 };
+    struct bootstrap_options seeded = bootstrap;
+    struct crossing_data data;
+
+    *t = (struct threshold){ .rounds = q->rounds };
+    seeded.seed = q->seed;
+    if (choose_sizes(t, q, err) < 0)
+        goto failed;
+    for (int arm = 0; arm < 2; arm++)
+        if (!(t->times[arm] = heap_calloc(t->size_count * t->rounds, sizeof **t->times, err)))
+            goto failed;
+    data = (struct crossing_data){ t->x, t->size_count, t->rounds, { t->times[0], t->times[1] } };
+    if (time_all(t, q, err) < 0 || crossing_find(&data, &seeded, &t->crossing, err) < 0 || find_default(t, q, err) < 0)
+        goto failed;
+    return 0;
+
+failed:
+    threshold_release(t);
+    return -1;
+}
+
+void threshold_release(struct threshold *t)
+{
+    free(t->x);
+    free(t->times[0]);
+    free(t->times[1]);
+    *t = (struct threshold){ 0 };
+}
