@@ -10,16 +10,65 @@
 
 static const char *const fractions[] = { "read_bandwidth_fraction", "sgemm_fraction", NULL };
 
-static const struct metric *first_of(const struct result_case *c, const char *const *names)
-{
-    for (; *names; names++) {
-        const struct metric *metric = case_find_metric(c, *names);
+/* ---- of the machine ---- */
 
-        if (metric)
-            return metric;
-    }
-    return NULL;
+static double median_of(const struct result_case *c, const char *name)
+{
+    const struct metric *metric = case_find_metric(c, name);
+
+    return metric ? metric_median(metric) : NAN;
 }
+
+/* A yardstick for as many threads as the case had: there are figures for one and for all cores. */
+static double yardstick_of(const struct result *result, const struct result_case *c, const char *one, const char *all)
+{
+    const struct fact *threads = facts_find(&c->parameters, "cpu_threads");
+    bool single = threads && threads->text && strcmp(threads->text, "1") == 0;
+    const struct fact *fact = facts_find(&result->yardsticks, single ? one : all);
+
+    return fact ? fact->number : NAN;
+}
+
+/* Weights that stay in the caches are not read from memory, so its speed is no measure for them. */
+static bool reads_memory(const struct result *result, const struct result_case *c)
+{
+    const struct fact *cache = facts_find(&result->machine, "last_level_cache_bytes");
+    const struct fact *steps = facts_find(&c->arguments, "decode_tokens");
+
+    return cache && steps && median_of(c, "weight_bytes_read") / steps->number >= 2 * cache->number;
+}
+
+/*
+ * The speed as a share of what the machine can do: measured beside the repeats where the case did that, else against the
+ * yardsticks of the run, which were taken minutes earlier (then *paired is false). NaN where nothing compares.
+ */
+static double machine_fraction(const struct result *result, const struct result_case *c, bool *paired)
+{
+    *paired = true;
+    for (const char *const *name = fractions; *name; name++)
+        if (case_find_metric(c, *name))
+            return median_of(c, *name);
+    *paired = false;
+    if (case_find_metric(c, "prefill_flops_per_s"))
+        return median_of(c, "prefill_flops_per_s") / yardstick_of(result, c, "sgemm_1_flops_per_s", "sgemm_flops_per_s");
+    if (case_find_metric(c, "weight_read_bytes_per_s") && reads_memory(result, c))
+        return median_of(c, "weight_read_bytes_per_s") /
+               yardstick_of(result, c, "read_bandwidth_1_bytes_per_s", "read_bandwidth_bytes_per_s");
+    return NAN;
+}
+
+static void fraction_cell(struct table *t, const struct result *result, const struct result_case *c)
+{
+    bool paired;
+    double fraction = machine_fraction(result, c, &paired);
+
+    if (isnan(fraction))
+        table_cell(t, STYLE_PLAIN, "%s", "");
+    else
+        table_cell(t, paired ? STYLE_PLAIN : STYLE_DIM, "%s%.0f%%", paired ? "" : "~", 100 * fraction);
+}
+
+/* ---- cells ---- */
 
 /* Half the distance between smallest and largest sample, as a share of the median. */
 static double spread(const struct metric *metric)
@@ -81,18 +130,15 @@ static void largest_tag_cell(struct table *t, const struct result_case *c)
                100 * metric_median(largest) / total);
 }
 
-static void row(struct table *t, const struct suite_case *wanted, const struct result_case *c)
+static void row(struct table *t, const struct suite_case *wanted, const struct result *result,
+                const struct result_case *c)
 {
-    const struct metric *fraction = first_of(c, fractions);
     bool expected = c->outcome == wanted->expect;
 
     table_cell(t, STYLE_PLAIN, "%s", c->id);
     table_cell(t, expected ? STYLE_PLAIN : STYLE_BAD, "%s", outcome_name(c->outcome));
     speed_cells(t, case_headline(c));
-    if (fraction)
-        table_cell(t, STYLE_PLAIN, "%.0f%%", 100 * metric_median(fraction));
-    else
-        table_cell(t, STYLE_PLAIN, "%s", "");
+    fraction_cell(t, result, c);
     value_cell(t, c, "peak_requested_fast_bytes");
     largest_tag_cell(t, c);
     value_cell(t, c, "peak_rss_bytes");
@@ -139,7 +185,7 @@ int runner_print(const struct suite *suite, const struct result *result, FILE *o
         const struct result_case *c = result_find_case(result, suite->cases[i].id);
 
         if (c)
-            row(&t, &suite->cases[i], c);
+            row(&t, &suite->cases[i], result, c);
     }
     rc = table_print(&t, out, table_colours(out), err);
     table_release(&t);
