@@ -7,6 +7,7 @@
 
 #include "format.h"
 #include "gate.h"
+#include "gate_control.h"
 #include "share.h"
 
 enum { OPTION_BASELINES = 1000, OPTION_MARKDOWN, OPTION_JSON, OPTION_EXACT_ONLY, OPTION_TIMINGS, OPTION_STRICT };
@@ -75,6 +76,23 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
     }
 }
 
+/* The exit status, 6 above all when the gate didn't find what was planted for it. */
+static int decide(const struct arguments *a, const struct result *result, struct gate *gate, int *status,
+                  struct plim_err *err)
+{
+    struct gate_control control;
+
+    if (gate_control_run(result, &a->options.policy, &control, err) < 0)
+        return -1;
+    *status = comparison_exit_status(&gate->comparison, a->strict);
+    if (gate_control_missed(&control)) {
+        *status = 6;
+        comparison_note(&gate->comparison, "control missed: the gate did not find a planted %s; its verdicts mean nothing",
+                        control.page_planted && !control.page_found ? "page of memory" : "slowdown of 25%");
+    }
+    return 0;
+}
+
 static int gate_file(struct arguments *a, struct plim_err *err)
 {
     struct result result = { 0 };
@@ -87,8 +105,8 @@ static int gate_file(struct arguments *a, struct plim_err *err)
         goto out;
     if (result_read(&result, a->result, err) < 0 || gate_compare(&gate, &result, &a->options, err) < 0)
         goto out;
-    a->view.exit_status = comparison_exit_status(&gate.comparison, a->strict);
-    if (comparison_print(&gate.comparison, &a->view, stdout, err) < 0 ||
+    if (decide(a, &result, &gate, &a->view.exit_status, err) < 0 ||
+        comparison_print(&gate.comparison, &a->view, stdout, err) < 0 ||
         format_outputs_write(&a->outputs, &gate.comparison, a->view.exit_status, err) < 0)
         goto out;
     status = a->view.exit_status;
@@ -108,7 +126,8 @@ int verb_gate(int argc, char **argv)
         "Compares a result with the baselines of its suite: exact metrics to the byte, timings by statistics within the "
         "machine's class.\v"
         "Exit status: 0 no regression, 1 a regression, 2 bad usage or input, 3 there is nothing to compare with, 4 "
-        "inconclusive under --strict, 5 a case is broken that was not before. Changes that are meant are accepted with "
+        "inconclusive under --strict, 5 a case is broken that was not before, 6 the gate did not find what it planted for "
+        "itself. Changes that are meant are accepted with "
         "`plimsoll baseline accept RESULT`.",
         children, NULL, NULL
     };
