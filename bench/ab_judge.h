@@ -23,7 +23,8 @@ struct ab_rules {
     double alpha;                    /* of a false alarm in all cases together */
     double min_effect;               /* a slowdown that fails, unless the case says otherwise */
     double pass_effects;             /* a pass excludes a slowdown of so many times the minimum effect */
-    double level;                    /* of intervals; their upper ends are one-sided bounds of (1 + level) / 2 */
+    double screen_level;             /* of intervals; their upper ends are one-sided bounds of (1 + level) / 2 */
+    double confirm_level;
     size_t confirm_least, confirm_most;
     double confirm_pairs_per_percent;   /* of robust standard deviation */
 };
@@ -46,9 +47,8 @@ struct ab_evidence {
     double spread;               /* robust standard deviation of the log ratios: 0.01 for 1% */
 };
 
-/* `log_ratios`: for each pair the logarithm of how many times worse B was. */
-int ab_evidence(const double *log_ratios, size_t pairs, const struct ab_rules *rules, struct ab_evidence *out,
-                struct plim_err *err);
+/* Intervals have `level`. `log_ratios`: for each pair the logarithm of how many times worse B was. */
+int ab_evidence(const double *log_ratios, size_t pairs, double level, struct ab_evidence *out, struct plim_err *err);
 
 enum ab_suspicion {
     AB_CLEAR,

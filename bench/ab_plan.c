@@ -12,7 +12,7 @@ int ab_judge_screening(struct ab_case *c, const struct ab_rules *rules, struct p
 {
     const struct ab_pairs *pairs = &c->stages[AB_SCREEN];
 
-    if (ab_evidence(pairs->log_ratios, pairs->count, rules, &c->evidence, err) < 0)
+    if (ab_evidence(pairs->log_ratios, pairs->count, rules->screen_level, &c->evidence, err) < 0)
         return -1;
     c->suspicion = *c->metric && !c->broken && pairs->count ? ab_screen(&c->evidence, c->min_effect, rules) : AB_CLEAR;
     c->p = 1;
@@ -123,7 +123,7 @@ int ab_settle(struct ab_case *cases, size_t count, const struct ab_rules *rules,
         const struct ab_pairs *fresh = &cases[i].stages[AB_CONFIRM];
 
         cases[i].confirmed = cases[i].confirmed && !cases[i].broken && fresh->count;
-        if (cases[i].confirmed && ab_evidence(fresh->log_ratios, fresh->count, rules, &cases[i].evidence, err) < 0)
+        if (cases[i].confirmed && ab_evidence(fresh->log_ratios, fresh->count, rules->confirm_level, &cases[i].evidence, err) < 0)
             return -1;
     }
     if (correct_p(cases, count, err) < 0)

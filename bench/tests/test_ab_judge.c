@@ -10,11 +10,10 @@
 
 static struct ab_evidence judge(const double *log_ratios, size_t n)
 {
-    struct ab_rules rules = ab_rules_default();
     struct ab_evidence evidence;
     struct plim_err err = PLIM_ERR_INIT;
 
-    cr_assert_eq(ab_evidence(log_ratios, n, &rules, &evidence, &err), 0, "%s", err.message);
+    cr_assert_eq(ab_evidence(log_ratios, n, 0.90, &evidence, &err), 0, "%s", err.message);
     return evidence;
 }
 
