@@ -4,18 +4,19 @@
  *
  *   LANES                      32-bit lanes of a vector: 8 or 16
  *   veci, vecf                 vectors of LANES integers, floats
- *   vi_load vi_store           unaligned, LANES uint32_t
- *   vi_set1 vi_add vi_and vi_or
+ *   vi_load                    LANES uint32_t of any alignment
+ *   vi_set1 vi_add vi_and vi_or vi_sum
  *   vi_sll vi_srl vi_sra       each 32-bit lane shifted by a constant
  *   vi_srl16                   each 16-bit lane shifted by a constant
  *   vi_halves(low, high)       low 16 bits of each lane from one vector, high 16 bits from the other
  *   vi_mac(sum, codes, x)      sum + codes.low * x.low + codes.high * x.high, lanes of two int16
  *   vi_scale_codes(words)      the LANES 4-bit codes of LANES / 8 words, one a lane
- *   vf_load vf_store vf_set1 vf_add vf_mul vf_fma vf_from_int vf_zero vf_sum
+ *   vi_from_float              rounded to nearest even
+ *   vi_store_int16             LANES int16_t
+ *   vf_load vf_store vf_set1 vf_mul vf_fma vf_from_int vf_sum
  *   vf_round_half              to fp16 and back
- *   vf_table, vf_table_make, vf_table_look    sixteen floats chosen by 4-bit codes
- *   vf_load_f32, vf_load_f16, vf_load_bf16    LANES mapped elements, any alignment, widened
- *   vi_any_equal               whether any 16-bit (or 32-bit) lane of a is equal to that of b
+ *   vf_table_make(unit), vf_table_look(table, codes)    the sixteen scales of a group, chosen by 4-bit codes
+ *   vf_load_f32, vf_load_f16, vf_load_bf16              LANES mapped elements of any alignment, widened
  */
 
 #include <math.h>
