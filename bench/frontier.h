@@ -5,7 +5,7 @@
  * The fastest setting that fits a memory budget, and where fitting ends.
  *
  * Settings are first judged by their predicted peaks, which costs no run; those that fit are run in workers, under the
- * budget, and the fastest is verified by five more runs. Then one quantity is raised at that setting until it fits no more,
+ * budget; the three fastest are run again in turn, and the fastest of them is verified by five more runs. Then one quantity is raised at that setting until it fits no more,
  * by bisection on the prediction (peaks do not fall when it grows), and the integer found is verified from both sides: it
  * runs, and the next one is refused, five times each.
  */

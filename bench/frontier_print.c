@@ -139,8 +139,25 @@ char *frontier_format(const struct frontier *f, const struct frontier_question *
 
 static const char *const drawn[] = { "max_dq_size", "max_input_len", "max_attention_size", "kv_cache" };
 
-/* "dq 1Mi, len 512": the searched parameters, short. */
-static void short_label(const struct plim_parameters *set, char *buffer, size_t size)
+/* Whether the measured points have more than one value of a parameter. */
+static bool varies(const struct frontier *f, enum plim_parameter p)
+{
+    const struct plim_parameters *first = NULL;
+
+    for (size_t i = 0; i < f->point_count; i++) {
+        const struct plim_parameters *set = &f->points[i].parameters;
+
+        if (!f->points[i].measured)
+            continue;
+        if (first && first->count[p] != set->count[p])
+            return true;
+        first = set;
+    }
+    return false;
+}
+
+/* "dq 1Mi, len 512": the searched parameters that tell the points apart, short. */
+static void short_label(const struct frontier *f, const struct plim_parameters *set, char *buffer, size_t size)
 {
     static const char *const shorter[] = { "dq", "len", "attn", "kv" };
     size_t used = 0;
@@ -151,7 +168,7 @@ static void short_label(const struct plim_parameters *set, char *buffer, size_t 
         enum plim_parameter p;
         char text[64];
 
-        if (plim_parameter_find(drawn[i], &p, &ignored) < 0 || !set->set[p] || used >= size)
+        if (plim_parameter_find(drawn[i], &p, &ignored) < 0 || !set->set[p] || !varies(f, p) || used >= size)
             continue;
         plim_parameters_format(set, p, text, sizeof text);
         used += (size_t)snprintf(buffer + used, size - used, "%s%s %s", used ? ", " : "", shorter[i], text);
@@ -167,10 +184,20 @@ static void put_points(FILE *out, const struct frontier *f, bool front_only)
 
         if (!p->measured || (front_only && !p->on_front))
             continue;
-        short_label(&p->parameters, label, sizeof label);
+        short_label(f, &p->parameters, label, sizeof label);
         fprintf(out, "%llu\t%.6g\t%s\n", (unsigned long long)p->peak_bytes, p->tokens_per_s, label);
     }
     fputs("\n\n", out);
+}
+
+static uint64_t most_bytes(const struct frontier *f)
+{
+    uint64_t most = 0;
+
+    for (size_t i = 0; i < f->point_count; i++)
+        if (f->points[i].measured)
+            most = plim_max(most, f->points[i].peak_bytes);
+    return most;
 }
 
 int frontier_plot(const struct frontier *f, const struct frontier_question *q, const char *directory, bool draw,
@@ -190,6 +217,7 @@ int frontier_plot(const struct frontier *f, const struct frontier_question *q, c
         put_real(sheet.preamble, "byte_scale", unit.scale);
         put_variable(sheet.preamble, "byte_unit", unit.unit);
         put_real(sheet.preamble, "budget", (double)q->budget_bytes);
+        put_real(sheet.preamble, "most_bytes", (double)most_bytes(f));
         put_real(sheet.preamble, "best_bytes", (double)f->points[f->best].peak_bytes);
         put_real(sheet.preamble, "best_speed", f->points[f->best].tokens_per_s);
     }

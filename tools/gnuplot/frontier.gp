@@ -1,7 +1,7 @@
 # Measured settings in the plane of peak memory and speed, the front that none of them beats on both, and the budget.
 #
 # Needs: name, formats, title, subtitle, data (index 0: all points, 1: the front; bytes, tokens/s, label), byte_scale,
-# byte_unit, budget, best_bytes, best_speed.
+# byte_unit, budget, most_bytes, best_bytes, best_speed.
 
 set lmargin at screen 0.085
 set rmargin at screen 0.96
@@ -11,7 +11,9 @@ set grid xtics ytics lt 1 lc rgb grid_color lw 1
 set xlabel 'peak of requested memory, ' . byte_unit
 set ylabel 'tokens/s'
 set yrange [0:*]
-set offsets graph 0.03, graph 0.03, graph 0.08, 0
+set offsets graph 0.03, graph 0.1, graph 0.08, 0
+# The budget is shown where that leaves room for the points.
+if (budget < 1.6 * most_bytes) { set xrange [*:budget * 1.03 / byte_scale] }
 set key at graph 0.99, 0.03 bottom right Left reverse samplen 2 spacing 1.3
 
 do for [format in formats] {
@@ -24,7 +26,7 @@ do for [format in formats] {
     plot data index 0 using ($1 / byte_scale):2 with points pt 7 ps 0.9 lc rgb '#BBBBBB' title 'other settings', \
          data index 1 using ($1 / byte_scale):2 with fsteps lw 2 lc rgb color[1] notitle, \
          data index 1 using ($1 / byte_scale):2 with points pt 7 ps 1.3 lc rgb color[1] title 'the front', \
-         data index 1 using ($1 / byte_scale):2:3 with labels right offset -0.8, 0.7 font small(format) \
+         data index 1 using ($1 / byte_scale):2:3 with labels left offset 0.7, -0.8 font small(format) \
              textcolor rgb ink notitle, \
          '+' every ::0::0 using (best_bytes / byte_scale):(best_speed) with points pt 6 ps 2.4 lw 2 lc rgb ink \
              title 'fastest that fits'
