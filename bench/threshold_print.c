@@ -11,6 +11,8 @@
 #include "table.h"
 #include "threshold.h"
 
+#define POOR_FIT 0.10
+
 static const double *samples_of(const struct threshold *t, int arm, size_t size)
 {
     return t->times[arm] + size * t->rounds;
@@ -62,6 +64,9 @@ static void print_verdict(const struct threshold *t, const struct threshold_ques
             q->which->above_name, argument_of(q), place(at, sizeof at, t, c->at.estimate),
             place(low, sizeof low, t, c->at.low), place(high, sizeof high, t, c->at.high),
             c->curve == CURVE_LINE ? "lines" : "powers", t->rounds, 100 * c->residual);
+    if (c->residual > POOR_FIT)
+        fprintf(out, "note: the curves miss the medians by %.0f%%; on a quieter machine, or between closer sizes, they may fit\n",
+                100 * c->residual);
     if (c->reversed > 0.01)
         fprintf(out, "note: in %.0f%% of redraws the curves cross the wrong way round; more rounds would help\n",
                 100 * c->reversed);

@@ -14,7 +14,7 @@ set yrange [0:*]
 set offsets graph 0.03, graph 0.1, graph 0.08, 0
 # The budget is shown where that leaves room for the points.
 if (budget < 1.6 * most_bytes) { set xrange [*:budget * 1.03 / byte_scale] }
-set key at graph 0.99, 0.03 bottom right Left reverse samplen 2 spacing 1.3
+set key at graph 0.82, 0.03 bottom right Left reverse samplen 2 spacing 1.3
 
 do for [format in formats] {
     eval set_terminal(format, 1280, 760)
