@@ -16,6 +16,7 @@ static const struct verb verbs[] = {
     { "ab", "run two builds side by side and judge the second", verb_ab },
     { "baseline", "accept, list and show baselines", verb_baseline },
     { "plot", "draw the plots of a suite from a result", verb_plot },
+    { "bisect", "find the commit that changed a metric", verb_bisect },
     { "history", "keep results over commits, and find where a metric changed", verb_history },
     { "report", "write a result, and what became of its baseline, as one HTML page", verb_report },
     { "plan", "predict the peak memory of a run, by tag", verb_plan },

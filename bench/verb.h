@@ -14,6 +14,7 @@ struct verb {
 
 int verb_ab(int argc, char **argv);
 int verb_baseline(int argc, char **argv);
+int verb_bisect(int argc, char **argv);
 int verb_compare(int argc, char **argv);
 int verb_frontier(int argc, char **argv);
 int verb_gate(int argc, char **argv);

@@ -189,7 +189,7 @@ static int show(const struct arguments *a, const struct series_list *list, struc
         changed += is_interesting(s);
         for (size_t k = 0; k < s->changes.count; k++)
             add_row(&t, s, &s->changes.items[k]);
-        if (s->changes.crept)
+        if (s->changes.crept && !s->changes.count)   /* else the steps say it */
             add_creep(&t, s);
         if (a->all && !is_interesting(s))
             add_quiet(&t, s);

@@ -16,7 +16,7 @@
 # Exit status as of `plimsoll gate`: 0 fine, 1 regression, 2 usage, 3 cannot compare, 4 inconclusive (--strict), 5 a case
 # broke, 6 the gate's own control failed.
 #
-# PLIMSOLL_CMAKE_OPTIONS adds options to both builds; PLIMSOLL_GATE_CACHE (default: build/gate-cache) keeps the base
+# PLIMSOLL_AB_BUDGET_S bounds the seconds of the timings (900). PLIMSOLL_CMAKE_OPTIONS adds options to both builds; PLIMSOLL_GATE_CACHE (default: build/gate-cache) keeps the base
 # revision's build between runs; GITHUB_ACTIONS=true adds annotations.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -151,12 +151,12 @@ if [ "${GITHUB_ACTIONS:-}" = true ]; then    # annotations are for the log, not 
 fi
 worst "$verdict"
 
-# A base that has no `ab` cannot have its workers told what to do by this one only if their protocols differ, which `ab`
-# itself says (3): timings are then left out, not failed.
+# Builds too far apart cannot be measured together, which `ab` says with 3: timings are then left out, not failed.
 if [ "$timings" = yes ] && "$head" ab --help >/dev/null 2>&1; then
     step "timings, both builds interleaved"
     verdict=0
-    "$head" ab --a "$base_build/plimsoll" --b "$head" "$suite" --markdown >"$out/timings.md" || verdict=$?
+    "$head" ab --a "$base_build/plimsoll" --b "$head" "$suite" --budget-s "${PLIMSOLL_AB_BUDGET_S:-900}" --quiet --markdown \
+        >"$out/timings.md" || verdict=$?
     cat "$out/timings.md"
     { echo; cat "$out/timings.md"; } >>"$out/comment.md"
     if [ "$verdict" = 3 ]; then
