@@ -58,8 +58,8 @@ static void put_sources(const struct report_input *input, FILE *out)
 static int put_charts(const struct report_input *input, FILE *out, struct plim_err *err)
 {
     report_summary(input, out);
-    if (report_memory(input, out, err) < 0 || report_fronts(input, out, err) < 0 ||
-        report_curves(input, out, err) < 0 || report_timings(input, out, err) < 0)
+    if (report_memory(input, out, err) < 0 || report_traces(input, out, err) < 0 ||
+        report_fronts(input, out, err) < 0 || report_curves(input, out, err) < 0 || report_timings(input, out, err) < 0)
         return -1;
     report_environment(input, out);
     return 0;

@@ -23,6 +23,7 @@ struct report_input {
     const struct result *memory_before, *timings_before;
     const struct comparison *comparison;   /* sorted; NULL when nothing came before */
     const struct suite *suite;             /* says which curves to draw; NULL: none */
+    const char *trace_directory;           /* of the result's memory traces; NULL: none */
     int exit_status;                       /* of the comparison */
 };
 

@@ -96,22 +96,24 @@ static void put_bar(FILE *out, const struct held *held, double y, double scale, 
     svg_text(out, x + 5, y + 12, "start", "numbers", format_value(total, sizeof total, held->total, "bytes"));
 }
 
-/* "activations 9.60 MiB, dequant 4.00 MiB, ..." or, with a before, the tags that moved. */
+/* The tags that moved: "activations +2.00 MiB, dequant -4096 B". */
 static void put_words(FILE *out, const struct pair *pair)
 {
     char text[48];
     const char *separator = "";
+    if (!pair->before.known)
+        return;
     fputs("<br/><span>", out);
     for (int tag = 0; tag < PLIM_TAG_COUNT; tag++) {
         double change = pair->after.tags[tag] - pair->before.tags[tag];
-        if (!pair->before.known || change == 0)
+        if (change == 0)
             continue;
         fprintf(out, "%s%s %s", separator, plim_tag_name((enum plim_tag)tag),
                 format_difference(text, sizeof text, change, "bytes"));
         separator = ", ";
     }
     if (!*separator)
-        fputs(pair->before.known ? "unchanged" : "nothing before", out);
+        fputs("unchanged", out);
     fputs("</span>", out);
 }
 

@@ -10,6 +10,8 @@ extern const char report_style[];
 void report_summary(const struct report_input *input, FILE *out);
 /* What each tag held at the peak, before and after. */
 int report_memory(const struct report_input *input, FILE *out, struct plim_err *err);
+/* Memory over time, of the cases that have a trace. */
+int report_traces(const struct report_input *input, FILE *out, struct plim_err *err);
 /* Every sample of each case's leading timing. */
 int report_timings(const struct report_input *input, FILE *out, struct plim_err *err);
 /* The suite's curves, and the Pareto fronts. */

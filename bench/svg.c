@@ -60,6 +60,15 @@ void svg_polyline(FILE *out, const struct svg_point *points, size_t count, const
     fputs("\"/>\n", out);
 }
 
+void svg_polygon(FILE *out, const struct svg_point *points, size_t count, const char *class, const char *title)
+{
+    fprintf(out, "<polygon class=\"%s\" points=\"", class);
+    for (size_t i = 0; i < count; i++)
+        fprintf(out, "%s%.1f,%.1f", i ? " " : "", points[i].x, points[i].y);
+    fputc('"', out);
+    end_shape(out, "polygon", title);
+}
+
 double svg_at(const struct svg_axis *axis, double value)
 {
     double from = axis->log ? log2(axis->from) : axis->from, to = axis->log ? log2(axis->to) : axis->to;

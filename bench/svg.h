@@ -33,6 +33,8 @@ struct svg_point {
 
 void svg_polyline(FILE *out, const struct svg_point *points, size_t count, const char *class);
 
+void svg_polygon(FILE *out, const struct svg_point *points, size_t count, const char *class, const char *title);
+
 /* Where values lie: `from`..`to` in data is `start`..`end` in pixels. */
 struct svg_axis {
     double from, to, start, end;

@@ -7,14 +7,15 @@
 #include <string.h>
 
 #include "gate.h"
+#include "heap.h"
 #include "pareto.h"
 #include "plimsoll/file.h"
 #include "report.h"
 
-enum { OPTION_BASELINE = 1000, OPTION_BASELINES, OPTION_SUITE };
+enum { OPTION_BASELINE = 1000, OPTION_BASELINES, OPTION_SUITE, OPTION_TRACES };
 
 struct arguments {
-    const char *result, *baseline, *baselines, *output, *suite;
+    const char *result, *baseline, *baselines, *output, *suite, *traces;
 };
 
 static const struct argp_option options[] = {
@@ -22,6 +23,7 @@ static const struct argp_option options[] = {
     { "baselines", OPTION_BASELINES, "DIR", 0, "What came before: the suite's accepted baselines", 0 },
     { "output", 'o', "FILE", 0, "The page (default: report.html)", 0 },
     { "suite", OPTION_SUITE, "FILE", 0, "The suite that says which curves to draw (default: that of the result)", 0 },
+    { "traces", OPTION_TRACES, "DIR", 0, "Memory traces of the result (default: RESULT.traces beside it, if it is there)", 0 },
     { 0 }
 };
 
@@ -37,6 +39,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
         return 0;
     case OPTION_SUITE:
         a->suite = text;
+        return 0;
+    case OPTION_TRACES:
+        a->traces = text;
         return 0;
     case 'o':
         a->output = text;
@@ -75,6 +80,17 @@ static int write_page(const struct report_input *input, const char *path, struct
     return rc;
 }
 
+/* "results/smoke.json": "results/smoke.traces", where `plimsoll run --trace-memory` leaves them; free(). */
+static char *find_traces(const struct arguments *a, struct plim_err *err)
+{
+    size_t length = strlen(a->result);
+    if (a->traces)
+        return heap_strdup(a->traces, err);
+    if (length > 5 && strcmp(a->result + length - 5, ".json") == 0)
+        length -= 5;
+    return heap_printf(err, "%.*s.traces", (int)length, a->result);
+}
+
 static int make_report(const struct arguments *a, struct plim_err *err)
 {
     struct result result = { 0 }, baseline = { 0 };
@@ -83,11 +99,13 @@ static int make_report(const struct arguments *a, struct plim_err *err)
     struct compare_policy policy = compare_policy_default();
     struct report_input input = { .result = &result };
     struct plim_err no_suite = PLIM_ERR_INIT;
+    char *traces = find_traces(a, err);
     int rc = -1;
 
     policy.ungated_classes = COMPARE_MACHINE;
-    if (result_read(&result, a->result, err) < 0)
+    if (!traces || result_read(&result, a->result, err) < 0)
         goto out;
+    input.trace_directory = traces;
     if (a->baseline) {
         if (result_read(&baseline, a->baseline, err) < 0 ||
             compare_results(&gate.comparison, &baseline, &result, &policy, err) < 0 ||
@@ -114,6 +132,7 @@ static int make_report(const struct arguments *a, struct plim_err *err)
     rc = write_page(&input, a->output, err);
 
 out:
+    free(traces);
     suite_release(&suite);
     gate_release(&gate);
     result_release(&baseline);
