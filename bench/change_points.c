@@ -105,7 +105,8 @@ static size_t trace_back(const struct fit *fit, size_t breaks, size_t *starts)
 static int find_breaks(const double *values, size_t n, size_t *starts, size_t *count, struct plim_err *err)
 {
     struct fit fit = { .n = n, .breaks_limit = n - 1 < CHANGE_LIMIT ? n - 1 : CHANGE_LIMIT };
-    double *cost = heap_calloc(n * n, sizeof *cost, err), *sorted = cost ? heap_calloc(n + 1, sizeof *sorted, err) : NULL;
+    double *cost = heap_calloc(n * n, sizeof *cost, err),
+           *sorted = cost ? heap_calloc(n + 1, sizeof *sorted, err) : NULL;
     fit.best = sorted ? heap_calloc((fit.breaks_limit + 1) * n, sizeof *fit.best, err) : NULL;
     fit.from = fit.best ? heap_calloc((fit.breaks_limit + 1) * n, sizeof *fit.from, err) : NULL;
     int rc = -1;

@@ -4,15 +4,15 @@
 /*
  * Where a series of measurements over commits changed its level.
  *
- * The series is fitted by a piecewise constant with least absolute deviations (a Potts fit in L1: medians, so that outliers
- * do not pull), and the number of pieces J + 1 minimises
+ * The series is fitted by a piecewise constant with least absolute deviations (a Potts fit in L1: medians, so that
+ * outliers do not pull), and the number of pieces J + 1 minimises
  *
  *     log(sum of absolute deviations) + J * 4 ln(n) / n
  *
- * which is the Bayesian information criterion for Laplace noise of unknown scale with four degrees of freedom a break, as
- * airspeed velocity (asv) does it (its documentation, "Step detection"; Friedrich, Kempe, Liebscher, Winkler, "Complexity
- * penalized M-estimation", 2008). asv searches over the penalty; here every J is solved exactly by dynamic programming,
- * O(n^2 J).
+ * which is the Bayesian information criterion for Laplace noise of unknown scale with four degrees of freedom a break,
+ * as airspeed velocity (asv) does it (its documentation, "Step detection"; Friedrich, Kempe, Liebscher, Winkler,
+ * "Complexity penalized M-estimation", 2008). asv searches over the penalty; here every J is solved exactly by dynamic
+ * programming, O(n^2 J).
  *
  * A break counts as a change when both levels lasted (CHANGE_MIN_POINTS), differ by the minimum magnitude, and the
  * points on its two sides differ by Mann-Whitney's test (p < 0.01). Breaks that do not are merged away. Deterministic.
@@ -48,7 +48,8 @@ struct change_points {
 
 /*
  * `values` > 0, oldest first; `higher_is_better` says which way is worse. `exact`: every change counts, however small,
- * from its first point on, since there is no noise (magnitude and test are not applied; unequal neighbours are a break).
+ * from its first point on, since there is no noise (magnitude and test are not applied; unequal neighbours are a
+ * break).
  */
 int change_points_find(struct change_points *out, const double *values, size_t count, bool higher_is_better, bool exact,
                        struct plim_err *err);

@@ -45,7 +45,8 @@ static int read_pragma(const struct history *h, const char *name, int *value, st
     sqlite3_stmt *statement = NULL;
     int rc = -1;
     snprintf(sql, sizeof sql, "PRAGMA %s", name);
-    if (sqlite3_prepare_v2(h->database, sql, -1, &statement, NULL) == SQLITE_OK && sqlite3_step(statement) == SQLITE_ROW) {
+    if (sqlite3_prepare_v2(h->database, sql, -1, &statement, NULL) == SQLITE_OK &&
+        sqlite3_step(statement) == SQLITE_ROW) {
         *value = sqlite3_column_int(statement, 0);
         rc = 0;
     } else {
@@ -86,7 +87,8 @@ int history_open(struct history *h, const char *path, bool create, struct plim_e
     *h = (struct history){ .path = path };
     if (!exists && !create)
         return plim_err_input(err, "%s: no history there; plimsoll history add RESULT begins one", path);
-    if (sqlite3_open_v2(path, &h->database, SQLITE_OPEN_READWRITE | (create ? SQLITE_OPEN_CREATE : 0), NULL) != SQLITE_OK) {
+    if (sqlite3_open_v2(path, &h->database, SQLITE_OPEN_READWRITE | (create ? SQLITE_OPEN_CREATE : 0), NULL) !=
+        SQLITE_OK) {
         plim_err_set(err, PLIM_ERR_SYSTEM, "opening %s: %s", path,
                      h->database ? sqlite3_errmsg(h->database) : "out of memory");
         history_close(h);
@@ -132,8 +134,8 @@ static int add_measurements(const struct history *h, const struct result *result
                             struct plim_err *err)
 {
     sqlite3_stmt *insert = NULL;
-    if (sqlite3_prepare_v2(h->database, "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, ?)", -1, &insert, NULL) !=
-        SQLITE_OK)
+    if (sqlite3_prepare_v2(h->database, "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, ?)", -1, &insert,
+                           NULL) != SQLITE_OK)
         return fail(h, err);
     int rc = 0;
     sqlite3_bind_int64(insert, 1, run);
@@ -220,17 +222,18 @@ static const char *text_of(sqlite3_stmt *row, int column)
 enum { SUITE, CASE, METRIC, CLASS_OF_MACHINE, UNIT, CLASS, DIRECTION, REVISION, AT, VALUE };
 
 /* Rows come sorted by what names a series, then by time. */
-static const char query[] =
-    "SELECT r.suite, m.case_id, m.metric, CASE WHEN m.class IN ('exact', 'bounded') THEN '' ELSE r.machine_class END AS k,"
-    "  m.unit, m.class, m.direction, r.revision, r.at_utc, m.value "
-    "FROM measurements m JOIN runs r ON r.id = m.run "
-    "WHERE (?1 IS NULL OR r.suite = ?1) AND (?2 IS NULL OR r.machine_class = ?2) "
-    "ORDER BY r.suite, m.case_id, m.metric, k, r.at_utc, r.id";
+static const char query[] = "SELECT r.suite, m.case_id, m.metric, CASE WHEN m.class IN ('exact', 'bounded') THEN '' "
+                            "ELSE r.machine_class END AS k,"
+                            "  m.unit, m.class, m.direction, r.revision, r.at_utc, m.value "
+                            "FROM measurements m JOIN runs r ON r.id = m.run "
+                            "WHERE (?1 IS NULL OR r.suite = ?1) AND (?2 IS NULL OR r.machine_class = ?2) "
+                            "ORDER BY r.suite, m.case_id, m.metric, k, r.at_utc, r.id";
 
 static bool continues(const struct series *s, sqlite3_stmt *row)
 {
     return strcmp(s->suite, text_of(row, SUITE)) == 0 && strcmp(s->case_id, text_of(row, CASE)) == 0 &&
-           strcmp(s->metric, text_of(row, METRIC)) == 0 && strcmp(s->machine_class, text_of(row, CLASS_OF_MACHINE)) == 0;
+           strcmp(s->metric, text_of(row, METRIC)) == 0 &&
+           strcmp(s->machine_class, text_of(row, CLASS_OF_MACHINE)) == 0;
 }
 
 static struct series *begin_series(struct series_list *list, sqlite3_stmt *row, struct plim_err *err)
@@ -268,7 +271,8 @@ static int read_rows(const struct history_filter *filter, sqlite3_stmt *row, str
     struct series *s = NULL;
     int code;
     while ((code = sqlite3_step(row)) == SQLITE_ROW) {
-        if (!matches(filter->case_pattern, text_of(row, CASE)) || !matches(filter->metric_pattern, text_of(row, METRIC)))
+        if (!matches(filter->case_pattern, text_of(row, CASE)) ||
+            !matches(filter->metric_pattern, text_of(row, METRIC)))
             continue;
         if ((!s || !continues(s, row)) && !(s = begin_series(list, row, err)))
             return -1;

@@ -11,7 +11,8 @@
  * results later). A value is the median of the run's samples; exact metrics keep their one value.
  *
  *     struct history history = { 0 };
- *     if (history_open(&history, "history.sqlite", true, &err) == 0 && history_add(&history, &result, NULL, NULL, &err) == 0)
+ *     if (history_open(&history, "history.sqlite", true, &err) == 0 &&
+ *         history_add(&history, &result, NULL, NULL, &added, &err) == 0)
  *         ...
  *     history_close(&history);
  */
@@ -56,7 +57,7 @@ struct series {
     char *suite, *case_id, *metric, *unit, *machine_class;   /* machine_class "": all */
     enum metric_class class;
     enum metric_direction direction;
-    struct series_point *points;         /* oldest first; the runs of one revision in a row are one point, their median */
+    struct series_point *points; /* oldest first; the runs of one revision in a row are one point, their median */
     size_t count;
     struct change_points changes;
 };

@@ -102,7 +102,8 @@ int history_plot_write(const struct series *s, const char *directory, const char
     script = heap_printf(err, "%s\n# ---- style.gp\n\n%s\n# ---- history.gp\n\n%s", text.preamble, style, own);
     if (!script)
         goto out;
-    if (write_text(directory, *name, ".tsv", text.data, err) < 0 || write_text(directory, *name, ".gp", script, err) < 0)
+    if (write_text(directory, *name, ".tsv", text.data, err) < 0 ||
+        write_text(directory, *name, ".gp", script, err) < 0)
         goto out;
     rc = 0;
 

@@ -33,7 +33,8 @@ static bool same_facts(const struct facts *a, const struct facts *b)
         return false;
     for (size_t i = 0; i < a->count; i++) {
         const struct fact *x = &a->items[i], *y = facts_find(b, x->name);
-        if (!y || (x->text == NULL) != (y->text == NULL) || (x->text ? strcmp(x->text, y->text) != 0 : x->number != y->number))
+        if (!y || (x->text == NULL) != (y->text == NULL) ||
+            (x->text ? strcmp(x->text, y->text) != 0 : x->number != y->number))
             return false;
     }
     return true;
@@ -220,7 +221,8 @@ static int add_loss(struct comparison *c, const struct pareto_point *before, con
     format_value(bytes, sizeof bytes, before->bytes, "bytes");
     format_value(speed, sizeof speed, before->tokens_per_s, "tokens/s");
     if (loss->now)
-        finding_say(f, "Pareto point %s, %s lost: the fastest within its memory is %.100s", bytes, speed, loss->now->c->id);
+        finding_say(f, "Pareto point %s, %s lost: the fastest within its memory is %.100s", bytes, speed,
+                    loss->now->c->id);
     else
         finding_say(f, "Pareto point %s, %s lost: nothing runs within its memory", bytes, speed);
     c->finding_count++;

@@ -54,8 +54,8 @@ void pareto_release(struct pareto_fronts *fronts);
 /*
  * Adds a finding for each point of the baseline's front that is lost: no point of the result's sweep with at most its
  * bytes is as fast, beyond the bounds, and for the speed with the whole bootstrap interval. A loss that the samples are
- * too few to show is inconclusive; one whose speed the suite does not gate is a warning. One note for each job says what
- * was kept. Does nothing where the machine classes differ. Sort the comparison afterwards.
+ * too few to show is inconclusive; one whose speed the suite does not gate is a warning. One note for each job says
+ * what was kept. Does nothing where the machine classes differ. Sort the comparison afterwards.
  */
 int pareto_compare(struct comparison *comparison, const struct result *memory, const struct result *timings,
                    const struct result *result, const struct compare_policy *policy, struct plim_err *err);

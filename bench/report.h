@@ -5,8 +5,8 @@
  * The report: a result, and what became of its baseline, as one HTML page for people.
  *
  * The page stands alone: no scripts, no files beside it, nothing from a network. It is well-formed XML too, follows the
- * reader's light or dark setting, fits a phone, and stays below REPORT_BYTES_LIMIT whatever the result holds: charts are
- * for the cases that matter most, and details of cases end when the room does (worst first, and it says so).
+ * reader's light or dark setting, fits a phone, and stays below REPORT_BYTES_LIMIT whatever the result holds: charts
+ * are for the cases that matter most, and details of cases end when the room does (worst first, and it says so).
  */
 
 #include <stdio.h>

@@ -114,7 +114,8 @@ static void put_metric(FILE *out, const struct report_input *input, const struct
         put_value(out, before);
     put_value(out, m);
     if (input->comparison)
-        fprintf(out, "<td class=\"%s\">%s %s</td>", f ? verdict_class(f->verdict) : "plain", f ? verdict_name(f->verdict) : "",
+        fprintf(out, "<td class=\"%s\">%s %s</td>", f ? verdict_class(f->verdict) : "plain",
+                f ? verdict_name(f->verdict) : "",
                 f && finding_is_news(f) ? finding_change(change, sizeof change, f) : "");
     fputs("</tr>\n", out);
 }
@@ -186,7 +187,8 @@ int report_cases(const struct report_input *input, size_t room_bytes, FILE *out,
             free(text);
             if (rc < 0 || bytes > room_bytes) {
                 if (rc == 0)
-                    fprintf(out, "<p class=\"note\">%zu more cases do not fit on this page.</p>\n", result->case_count - i);
+                    fprintf(out, "<p class=\"note\">%zu more cases do not fit on this page.</p>\n",
+                            result->case_count - i);
                 break;
             }
             room_bytes -= bytes;
@@ -203,11 +205,15 @@ static void put_fact_rows(FILE *out, const struct facts *facts, const struct fac
     char number[40], other[40];
     for (size_t i = 0; i < facts->count; i++) {
         const struct fact *f = &facts->items[i], *old = before ? facts_find(before, f->name) : NULL;
-        const char *unit = strstr(f->name, "_bytes_per_s") ? "bytes/s" : strstr(f->name, "flops_per_s") ? "flop/s" : NULL;
+        const char *unit = strstr(f->name, "_bytes_per_s")  ? "bytes/s"
+                           : strstr(f->name, "flops_per_s") ? "flop/s"
+                                                            : NULL;
         const char *now = f->text ? f->text : unit ? format_value(number, sizeof number, f->number, unit)
                                                    : format_number(number, sizeof number, f->number);
-        const char *was = !old ? now : old->text ? old->text : unit ? format_value(other, sizeof other, old->number, unit)
-                                                                    : format_number(other, sizeof other, old->number);
+        const char *was = !old        ? now
+                          : old->text ? old->text
+                          : unit      ? format_value(other, sizeof other, old->number, unit)
+                                      : format_number(other, sizeof other, old->number);
         fputs("<tr><td>", out);
         markup_put(out, f->name);
         fputs("</td><td>", out);
@@ -223,12 +229,14 @@ static void put_fact_rows(FILE *out, const struct facts *facts, const struct fac
 
 void report_environment(const struct report_input *input, FILE *out)
 {
-    const struct result *now = input->result, *before = input->timings_before ? input->timings_before : input->memory_before;
+    const struct result *now = input->result,
+                        *before = input->timings_before ? input->timings_before : input->memory_before;
     if (!now->machine.count && !now->recorded.count)
         return;
     fputs("<h2>Machine</h2>\n<p>", out);
     markup_put(out, now->machine_class ? now->machine_class : "");
-    if (before && before->machine_class && now->machine_class && strcmp(before->machine_class, now->machine_class) != 0) {
+    if (before && before->machine_class && now->machine_class &&
+        strcmp(before->machine_class, now->machine_class) != 0) {
         fputs("; before: ", out);
         markup_put(out, before->machine_class);
     }

@@ -140,7 +140,8 @@ static void put_series(FILE *out, const struct frame *frame, const struct curve 
     for (size_t i = 0; i < curve->count;) {
         size_t series = curve->points[i].series, n = 0;
         for (; i < curve->count && curve->points[i].series == series; i++)
-            line[n++] = (struct svg_point){ svg_at(&frame->x, curve->points[i].x), svg_at(&frame->y, curve->points[i].y) };
+            line[n++] =
+                (struct svg_point){ svg_at(&frame->x, curve->points[i].x), svg_at(&frame->y, curve->points[i].y) };
         snprintf(class, sizeof class, "line s%zu", series);
         svg_polyline(out, line, n, class);
     }
@@ -328,11 +329,13 @@ int report_fronts(const struct report_input *input, FILE *out, struct plim_err *
         pareto_find(&before, input->memory_before, input->timings_before, err) < 0)
         goto out;
     if (now.count) {
-        fputs("<h2>Memory against speed</h2>\n<p>Settings of one job. On the line: nothing else is as fast in as little "
-              "memory (the Pareto front).</p>\n",
-              out);
+        fputs(
+            "<h2>Memory against speed</h2>\n<p>Settings of one job. On the line: nothing else is as fast in as little "
+            "memory (the Pareto front).</p>\n",
+            out);
         if (before.count)
-            fputs("<ul class=\"legend\"><li><i class=\"before\"></i>before</li><li><i class=\"after\"></i>after</li></ul>\n",
+            fputs("<ul class=\"legend\"><li><i class=\"before\"></i>before</li><li><i "
+                  "class=\"after\"></i>after</li></ul>\n",
                   out);
         fputs("<div class=\"charts\">\n", out);
         for (size_t i = 0; i < now.count && i < FRONT_LIMIT; i++)

@@ -33,7 +33,7 @@ static struct held read_held(const struct result_case *c)
         char name[96];
         snprintf(name, sizeof name, "at_peak_%s_bytes", plim_tag_name((enum plim_tag)tag));
         const struct metric *metric = case_find_metric(c, name);
-        if (!metric || !metric->sample_count || tag == PLIM_TAG_WEIGHTS_MAPPED)   /* mapped files are not in the total */
+        if (!metric || !metric->sample_count || tag == PLIM_TAG_WEIGHTS_MAPPED) /* mapped files are not in the total */
             continue;
         held.tags[tag] = metric->samples[0];
         held.total += metric->samples[0];
@@ -148,9 +148,11 @@ int report_memory(const struct report_input *input, FILE *out, struct plim_err *
     qsort(pairs, count, sizeof *pairs, by_interest);
     if (count) {
         size_t shown = count < BAR_CASES ? count : BAR_CASES, in_sight = 0;
-        while (in_sight < shown && in_sight < BARS_IN_SIGHT && (in_sight < 3 || pairs[in_sight].grown > 0 || !pairs[0].grown))
+        while (in_sight < shown && in_sight < BARS_IN_SIGHT &&
+               (in_sight < 3 || pairs[in_sight].grown > 0 || pairs[0].grown <= 0))
             in_sight++;
-        fputs("<h2>What made the peak</h2>\n<p>Requested bytes on the fast tier at the moment of the peak, by tag. ", out);
+        fputs("<h2>What made the peak</h2>\n<p>Requested bytes on the fast tier at the moment of the peak, by tag. ",
+              out);
         fputs("Bars of one case share a scale; what changed comes first.", out);
         if (shown < count)
             fprintf(out, " %zu of %zu cases.", shown, count);

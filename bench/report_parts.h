@@ -36,6 +36,7 @@ enum verdict report_case_verdict(const struct report_input *input, const struct 
 /* The case's tokens/s or, without one, its first time; NULL when it has no timing with a sample. */
 const struct metric *report_leading_timing(const struct result_case *c);
 
-#define REPORT_CHART_WIDTH 360.0   /* a phone's width, so that text is readable there; wider screens have more columns */
+/* A phone's width, so that text is readable there; wider screens have more columns. */
+#define REPORT_CHART_WIDTH 360.0
 
 #endif

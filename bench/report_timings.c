@@ -69,12 +69,14 @@ static int put_samples(FILE *out, const struct metric *metric, const struct svg_
         return -1;
     memcpy(sorted, metric->samples, n * sizeof *sorted);
     qsort(sorted, n, sizeof *sorted, by_value);
-    double low = svg_at(axis, quantile_of_sorted(sorted, n, 0.25)), high = svg_at(axis, quantile_of_sorted(sorted, n, 0.75));
+    double low = svg_at(axis, quantile_of_sorted(sorted, n, 0.25)),
+           high = svg_at(axis, quantile_of_sorted(sorted, n, 0.75));
     double middle = svg_at(axis, quantile_of_sorted(sorted, n, 0.5));
     snprintf(text, sizeof text, "box %s", class);
     svg_rect(out, low, y - 7, fmax(high - low, 1), 14, text, NULL);
     for (size_t i = 0; i < n && i < DOT_LIMIT; i++)
-        svg_dot(out, svg_at(axis, metric->samples[i]), y, 3, class, format_value(value, sizeof value, metric->samples[i], metric->unit));
+        svg_dot(out, svg_at(axis, metric->samples[i]), y, 3, class,
+                format_value(value, sizeof value, metric->samples[i], metric->unit));
     snprintf(text, sizeof text, "middle %s", class);
     svg_line(out, middle, y - 9, middle, y + 9, text);
     free(sorted);
@@ -105,7 +107,8 @@ static int put_strip(FILE *out, const struct strip *strip, struct plim_err *err)
     size_t count = svg_ticks(&axis, unit.scale, 3, ticks);
     for (size_t i = 0; i < count; i++) {
         double x = svg_at(&axis, ticks[i]);
-        snprintf(text, sizeof text, "%.6g%s%s", ticks[i] / unit.scale, i + 1 == count ? " " : "", i + 1 == count ? unit.unit : "");
+        snprintf(text, sizeof text, "%.6g%s%s", ticks[i] / unit.scale, i + 1 == count ? " " : "",
+                 i + 1 == count ? unit.unit : "");
         svg_line(out, x, 0, x, height - 16, "grid");
         svg_text(out, x, height - 4, x > REPORT_CHART_WIDTH - 60 ? "end" : "middle", "soft", text);
     }

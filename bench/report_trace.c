@@ -59,8 +59,8 @@ static double tag_bytes(const struct plim_pool_usage *held, int tag)
 }
 
 /* One tag's band between what lies below it and its own bytes; `below` is moved up. */
-static void put_band(FILE *out, const struct slices *slices, int tag, const struct svg_axis *x, const struct svg_axis *y,
-                     double below[SLICES])
+static void put_band(FILE *out, const struct slices *slices, int tag, const struct svg_axis *x,
+                     const struct svg_axis *y, double below[SLICES])
 {
     struct svg_point points[2 * SLICES];
     char class[8];
@@ -105,8 +105,9 @@ static void put_holders(FILE *out, const struct trace_peak *peak)
         if (h->tag == PLIM_TAG_WEIGHTS_MAPPED)   /* not in the total */
             continue;
         fputs(shown++ ? ", " : "; most by ", out);
-        markup_printf(out, "%s %s (%s%s%s)", plim_tag_name(h->tag), format_value(bytes, sizeof bytes, (double)h->bytes, "bytes"),
-                      h->site ? h->site : "", h->scope && *h->scope ? " in " : "", h->scope ? h->scope : "");
+        markup_printf(out, "%s %s (%s%s%s)", plim_tag_name(h->tag),
+                      format_value(bytes, sizeof bytes, (double)h->bytes, "bytes"), h->site ? h->site : "",
+                      h->scope && *h->scope ? " in " : "", h->scope ? h->scope : "");
     }
     fputs(".</p>\n", out);
 }

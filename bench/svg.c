@@ -6,8 +6,8 @@
 
 void svg_begin(FILE *out, double width, double height, const char *label)
 {
-    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"", width,
-            height);
+    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"",
+            width, height);
     markup_put(out, label);
     fputs("\">\n", out);
 }

@@ -79,6 +79,7 @@ struct measured {
 static void describe(const struct result_case *c, const char *name, struct measured *out)
 {
     const struct metric *m = case_find_metric(c, name);
+    char number[40];
     *out = (struct measured){ .number = NAN };
     if (strcmp(name, "outcome") == 0) {
         out->known = true;
@@ -89,7 +90,10 @@ static void describe(const struct result_case *c, const char *name, struct measu
     } else if (m && m->sample_count) {
         out->known = true;
         out->number = metric_median(m);
-        format_value(out->text, sizeof out->text, out->number, m->unit);
+        if (m->class == METRIC_EXACT)   /* in full: a byte is a difference */
+            snprintf(out->text, sizeof out->text, "%s %s", format_number(number, sizeof number, out->number), m->unit);
+        else
+            format_value(out->text, sizeof out->text, out->number, m->unit);
     }
     out->class = m ? m->class : METRIC_EXACT;
     out->direction = m ? m->direction : DIRECTION_NONE;
@@ -355,9 +359,9 @@ int verb_bisect(int argc, char **argv)
 {
     static const struct argp argp = {
         options, parse_option, "SUITE CASE METRIC",
-        "Finds the commit that changed a metric of a case. Each step is built in a worktree of its own and kept for the "
-        "next time. Exact, bounded and system metrics are judged by their value; timings by interleaved pairs against the "
-        "good build, as `plimsoll ab` does. The metric \"outcome\" finds what broke a case.\v"
+        "Finds the commit that changed a metric of a case. Each step is built in a worktree of its own and kept for "
+        "the next time. Exact, bounded and system metrics are judged by their value; timings by interleaved pairs "
+        "against the good build, as `plimsoll ab` does. The metric \"outcome\" finds what broke a case.\v"
         "Exit status: 0 found, 2 bad usage or input, 3 the ends do not differ, 1 it failed otherwise.",
         NULL, NULL, NULL
     };

@@ -221,8 +221,9 @@ static int plot(const struct arguments *a, const struct series_list *list, struc
         drawn++;
     }
     if (!drawn)
-        return plim_err_input(err, "%s: %s", a->database, list->count ? "no series changed; --case and --metric choose one"
-                                                                      : "no series like that");
+        return plim_err_input(err, "%s: %s", a->database,
+                              list->count ? "no series changed; --case and --metric choose one"
+                                          : "no series like that");
     return 0;
 }
 
@@ -248,9 +249,9 @@ int verb_history(int argc, char **argv)
     static const struct argp argp = {
         options, parse_option, "add RESULT...\nshow\nplot",
         "Keeps results over commits in an SQLite file, and finds where a metric changed its level.\v"
-        "Exact metrics change at the first byte. For others a change has lasted three commits, is at least 3%, and is no "
-        "chance (a Potts fit in L1 chosen by BIC, then Mann-Whitney with p < 0.01). History is for finding causes: what "
-        "stops a pull request is `plimsoll gate`.",
+        "Exact metrics change at the first byte. For others a change has lasted three commits, is at least 3%, and is "
+        "no chance (a Potts fit in L1 chosen by BIC, then Mann-Whitney with p < 0.01). History is for finding causes: "
+        "what stops a pull request is `plimsoll gate`.",
         NULL, NULL, NULL
     };
     struct arguments a = { .database = "history.sqlite", .directory = "." };

@@ -23,7 +23,8 @@ static const struct argp_option options[] = {
     { "baselines", OPTION_BASELINES, "DIR", 0, "What came before: the suite's accepted baselines", 0 },
     { "output", 'o', "FILE", 0, "The page (default: report.html)", 0 },
     { "suite", OPTION_SUITE, "FILE", 0, "The suite that says which curves to draw (default: that of the result)", 0 },
-    { "traces", OPTION_TRACES, "DIR", 0, "Memory traces of the result (default: RESULT.traces beside it, if it is there)", 0 },
+    { "traces", OPTION_TRACES, "DIR", 0,
+      "Memory traces of the result (default: RESULT.traces beside it, if it is there)", 0 },
     { 0 }
 };
 

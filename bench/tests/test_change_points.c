@@ -153,8 +153,10 @@ Test(change_points, rates)
     };
     for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
         struct interval got = rate(&expected[i].model, 300, expected[i].wanted);
-        printf("change points: deviation %.1f%%, step %.0f%%, drift %.1f%%: %.3f (%.3f to %.3f)\n", 100 * expected[i].model.deviation,
-               100 * (expected[i].model.step - 1), 100 * (expected[i].model.drift - 1), got.estimate, got.low, got.high);
-        cr_assert(got.estimate >= expected[i].low && got.estimate <= expected[i].high, "model %zu: %.3f", i, got.estimate);
+        printf("change points: deviation %.1f%%, step %.0f%%, drift %.1f%%: %.3f (%.3f to %.3f)\n",
+               100 * expected[i].model.deviation, 100 * (expected[i].model.step - 1),
+               100 * (expected[i].model.drift - 1), got.estimate, got.low, got.high);
+        cr_assert(got.estimate >= expected[i].low && got.estimate <= expected[i].high, "model %zu: %.3f", i,
+                  got.estimate);
     }
 }

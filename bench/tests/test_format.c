@@ -1,4 +1,4 @@
-/* JUnit, CSV, GitHub annotations and Markdown of one comparison that has every kind of finding, held to golden files. */
+/* JUnit, CSV, GitHub annotations and Markdown of one comparison with every kind of finding, held to golden files. */
 
 #include <criterion/criterion.h>
 #include <stdlib.h>

@@ -69,7 +69,8 @@ Test(history, finds_the_commit_that_changed_each_metric)
     add_commits(&history, path, "abacus");
     history_close(&history);
     cr_assert_eq(history_open(&history, path, false, &err), 0, "%s", err.message);
-    cr_assert_eq(history_read(&history, &(struct history_filter){ .suite = "smoke" }, &list, &err), 0, "%s", err.message);
+    cr_assert_eq(history_read(&history, &(struct history_filter){ .suite = "smoke" }, &list, &err), 0, "%s",
+                 err.message);
     cr_assert_eq(list.count, 2u, "%zu series; what crashed has none", list.count);
     const struct series *peak = find(&list, "peak_bytes", ""), *speed = find(&list, "tokens_per_s", "abacus");
     cr_assert_eq(peak->count, (size_t)COMMITS);

@@ -1,4 +1,4 @@
-/* The report page: what is on it and in which order, that it is well-formed, safe and small, and that it fits a phone. */
+/* The report page: what is on it and in which order; that it is well-formed, safe and small, and fits a phone. */
 
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -9,8 +9,9 @@
 #include "golden.h"
 #include "heap.h"
 #include "markup.h"
-#include "pareto.h"
+#include "plimsoll/pool.h"
 #include "report.h"
+#include "runner.h"
 
 struct page {
     struct result before, after;
@@ -51,7 +52,8 @@ static void make_page(struct page *page, bool with_baseline)
     size_t bytes = 0;
     page->comparison = (struct comparison)COMPARISON_INIT;
     if (with_baseline) {
-        cr_assert_eq(compare_results(&page->comparison, &page->before, &page->after, &policy, &err), 0, "%s", err.message);
+        cr_assert_eq(compare_results(&page->comparison, &page->before, &page->after, &policy, &err), 0, "%s",
+                     err.message);
         comparison_sort(&page->comparison);
         input.memory_before = input.timings_before = &page->before;
         input.comparison = &page->comparison;
@@ -105,7 +107,8 @@ static void check_well_formed(const char *text)
 /* A text's headings, findings, captions and summaries, one a line without markup: what a reader meets, in order. */
 static char *outline(const char *text)
 {
-    static const char *const elements[] = { "<h1", "<h2", "<h3", "<li class", "<figcaption", "<summary", "<b>", "<p class=\"note" };
+    static const char *const elements[] = { "<h1",         "<h2",      "<h3", "<li class",
+                                            "<figcaption", "<summary", "<b>", "<p class=\"note" };
     char *out = NULL;
     size_t bytes = 0;
     FILE *stream = open_memstream(&out, &bytes);
@@ -209,6 +212,49 @@ Test(report, is_an_empty_page_for_an_empty_result)
     check_well_formed(page.text);
     cr_assert_not_null(strstr(page.text, "Nothing was compared"));
     release(&page);
+}
+
+/* A pool that holds 1 MiB of activations throughout and 3 MiB of dequant for a while, in layers.2. */
+static void write_trace(const char *path)
+{
+    struct plim_err err = PLIM_ERR_INIT;
+    struct plim_pool *pool;
+    cr_assert_eq(plim_pool_open(&pool, NULL, &err), 0, "%s", err.message);
+    cr_assert_eq(plim_pool_trace_start(pool, path, &err), 0, "%s", err.message);
+    void *activations = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_ACTIVATIONS, 1 << 20, &err);
+    plim_pool_set_scope(pool, "layers.2");
+    void *dequant = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_DEQUANT, 3 << 20, &err);
+    cr_assert(activations && dequant);
+    plim_pool_free(pool, dequant);
+    plim_pool_free(pool, activations);
+    cr_assert_eq(plim_pool_trace_stop(pool, &err), 0, "%s", err.message);
+    plim_pool_close(pool);
+}
+
+Test(report, memory_over_time_names_who_held_the_peak)
+{
+    struct result result;
+    struct plim_err err = PLIM_ERR_INIT;
+    char *directory = scratch_path(""), *text = NULL;
+    size_t bytes = 0;
+    fill(&result, true);
+    char *path = runner_trace_path(directory, "tiny/steady", &err);
+    write_trace(path);
+    FILE *out = open_memstream(&text, &bytes);
+    cr_assert_eq(report_write(&(struct report_input){ .result = &result, .trace_directory = directory }, out, &err), 0,
+                 "%s", err.message);
+    cr_assert_eq(fclose(out), 0);
+    check_well_formed(text);
+    cr_assert_not_null(strstr(text, "Peak 4.00 MiB in layers.2; most by dequant 3.00 MiB (write_trace in layers.2)"),
+                       "%s", strstr(text, "Peak "));
+    size_t bands = 0;
+    for (const char *at = text; (at = strstr(at, "<polygon")); at++)
+        bands++;
+    cr_assert_eq(bands, 2u, "a band for each tag that was used");
+    free(text);
+    free(path);
+    free(directory);
+    result_release(&result);
 }
 
 /* Whether `page` overflows a frame of a phone's width, as the browser lays it out; the page itself has no scripts. */
