@@ -142,6 +142,8 @@ struct backend {
     struct threads *threads;                   /* borrowed */
     const struct plim_parameters *parameters;  /* borrowed, resolved */
     struct backend_counters counters;
+    bool fixed_pieces;                         /* cut products by shapes alone: the same bits for any number of threads,
+                                                  at some cost. The quantizer sets it */
     void *impl;
 };
 

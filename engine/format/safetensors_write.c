@@ -13,7 +13,7 @@
 #include "plimsoll/file.h"
 #include "plimsoll/units.h"
 
-#define STAGING_BYTES    PLIM_MI
+#define STAGING_BYTES    (256 * PLIM_KI)
 #define HEADER_ALIGNMENT 64   /* the format asks for nothing; this lets mapped tensors begin on a cache line */
 
 /* Text that grows. */

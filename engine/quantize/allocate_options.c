@@ -41,7 +41,14 @@ static int read_entry(struct conversion *c, size_t index, struct plim_json measu
             return plim_json_err(plim_json_get(item, "total_bits"), err,
                                  "%lld, expected %llu: it was measured on another model, or with other options",
                                  (long long)bits, (unsigned long long)module_option_bits(&m, option));
-        slot->option[option] = (struct allocation_option){ .bits = (uint64_t)bits, .error = 1 - accuracy };
+        /* ExLlamaV2's measurements have the accuracy only (conversion.h says what sets them apart). */
+        double error = 1 - accuracy;
+        struct plim_json token_error = plim_json_get(item, "token_error");
+        if (plim_json_has(token_error) && plim_json_double(token_error, &error, err) < 0)
+            return -1;
+        if (!(error >= 0 && error < 1e6))
+            return plim_json_err(token_error, err, "%g, expected a number of at least 0", error);
+        slot->option[option] = (struct allocation_option){ .bits = (uint64_t)bits, .error = error };
     }
     return 0;
 }

@@ -275,23 +275,31 @@ static size_t extend(struct solver *s, size_t i, const struct state *previous, s
     return kept;
 }
 
+static int reserve(struct solver *s, struct state **states, size_t *capacity, size_t needed, struct plim_err *err)
+{
+    if (needed <= *capacity)
+        return 0;
+    struct state *grown = plim_pool_realloc(s->pool, PLIM_TAG_WORKSPACE, *states, 2 * needed * sizeof *grown, err);
+    if (!grown)
+        return -1;
+    *states = grown;
+    *capacity = 2 * needed;
+    return 0;
+}
+
 static int search(struct solver *s, int *choice, struct plim_err *err)
 {
     static const struct state origin = { 0, 0, 0, -1 };
     const struct state *previous = &origin;
-    size_t previous_count = 1, used = 0, capacity = 0;
+    size_t previous_count = 1, used = 0, capacity = 0, candidate_capacity = 0;
     for (size_t i = 0; i < s->slot_count; i++) {
+        if (reserve(s, &s->candidates, &candidate_capacity, previous_count * (size_t)s->slots[i].option_count, err) < 0)
+            return -1;
         size_t count = extend(s, i, previous, previous_count);
         if (count == 0)
             return 0;   /* thinning lost the incumbent's path: the greedy choice stands */
-        if (used + count > capacity) {
-            capacity = 2 * (used + count);
-            struct state *grown = plim_pool_realloc(s->pool, PLIM_TAG_WORKSPACE, s->states,
-                                                    capacity * sizeof *grown, err);
-            if (!grown)
-                return -1;
-            s->states = grown;
-        }
+        if (reserve(s, &s->states, &capacity, used + count, err) < 0)
+            return -1;
         memcpy(s->states + used, s->candidates, count * sizeof *s->states);
         s->state_begin[i] = used;
         previous = s->states + used;
@@ -357,8 +365,7 @@ int allocate(const struct allocation_slot *slots, size_t slot_count, uint64_t bu
     s.merged_below = INFINITY;
     if (!(s.hulls = workspace(&s, slot_count * sizeof *s.hulls, err)) ||
         !(s.steps = workspace(&s, slot_count * ALLOCATION_MAX_OPTIONS * sizeof *s.steps, err)) ||
-        !(s.state_begin = workspace(&s, slot_count * sizeof *s.state_begin, err)) ||
-        !(s.candidates = workspace(&s, STATE_LIMIT * ALLOCATION_MAX_OPTIONS * sizeof *s.candidates, err)))
+        !(s.state_begin = workspace(&s, slot_count * sizeof *s.state_begin, err)))
         goto out;
     for (size_t i = 0; i < slot_count; i++)
         build_hull(&slots[i], &s.hulls[i]);

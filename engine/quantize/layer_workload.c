@@ -204,7 +204,9 @@ int plim_quantize_layer(struct plim_engine *engine, const struct plim_quantize_l
         return plim_err_input(err, "%d bits: expected 2, 3, 4, 5, 6 or 8", options->bits);
     run.padded = plim_round_up(options->out_features, 32);
     plim_pool_stats(engine->pool, &before);
+    engine->backend.fixed_pieces = true;
     int rc = run_layer(&run, result, err);
+    engine->backend.fixed_pieces = false;
     plim_pool_free(engine->pool, run.x);
     plim_pool_free(engine->pool, run.weight);
     plim_pool_free(engine->pool, run.spread);

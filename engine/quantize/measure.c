@@ -6,6 +6,7 @@
  * (but for one): so only the current option's matrices are held, and none is quantised twice.
  */
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -70,7 +71,7 @@ static int install_option(struct module *m, struct current_option *now, int opti
     return 0;
 }
 
-static int measure_options(struct module *m, double *errors, struct plim_err *err)
+static int measure_options(struct module *m, struct block_error *errors, struct plim_err *err)
 {
     struct current_option now = { 0 };
     char detail[200];
@@ -82,7 +83,7 @@ static int measure_options(struct module *m, double *errors, struct plim_err *er
         conversion_progress(m->c, detail);
         rc = install_option(m, &now, option, err);
         if (rc == 0)
-            rc = module_quantised(m, true, false, &errors[option], err);
+            rc = module_quantised(m, false, &errors[option], err);
     }
     for (int p = 0; p < m->matrix_count; p++)
         drop_matrix(m, &now, p);
@@ -91,7 +92,7 @@ static int measure_options(struct module *m, double *errors, struct plim_err *er
 
 /* ---- records ---- */
 
-static int write_record(struct module *m, const double *errors, const struct plim_quantize_usage *usage,
+static int write_record(struct module *m, const struct block_error *errors, const struct plim_quantize_usage *usage,
                         struct plim_err *err)
 {
     cJSON *root = cJSON_CreateObject(), *options = NULL, *used = usage_to_json(usage, err);
@@ -100,8 +101,9 @@ static int write_record(struct module *m, const double *errors, const struct pli
                 (options = cJSON_AddArrayToObject(root, "options"));
     for (int option = 0; fine && option < module_option_count(m->kind); option++) {
         cJSON *item = cJSON_CreateObject();
-        double accuracy = 1 - errors[option] > 1e-6 ? 1 - errors[option] : 1e-6;
+        double accuracy = fmax(1 - errors[option].frobenius, 1e-6);
         fine = item && cJSON_AddItemToArray(options, item) && cJSON_AddNumberToObject(item, "accuracy", accuracy) &&
+               cJSON_AddNumberToObject(item, "token_error", errors[option].token) &&
                cJSON_AddNumberToObject(item, "total_bits", (double)module_option_bits(m, option));
     }
     if (fine)
@@ -118,7 +120,7 @@ static int measure_block(struct conversion *c, size_t index, struct plim_err *er
 {
     struct plim_quantize_usage usage;
     struct module m;
-    double errors[EXL2_ATTENTION_OPTIONS];
+    struct block_error errors[EXL2_ATTENTION_OPTIONS];
     char detail[200];
     int rc = -1;
 

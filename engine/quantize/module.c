@@ -308,6 +308,7 @@ struct row_comparison {
     size_t row;
     bool compare, advance;
     double difference, reference;   /* sums of squares over the row */
+    double token_sum;               /* of the tokens' squared relative errors */
 };
 
 struct token_sums {
@@ -353,6 +354,7 @@ static int compare_output(void *context, size_t first, size_t tokens, const floa
         for (size_t t = 0; t < tokens; t++) {
             r->difference += sums.difference[t];
             r->reference += sums.reference[t];
+            r->token_sum += sums.reference[t] > 0 ? sums.difference[t] / sums.reference[t] : sums.difference[t] > 0;
         }
     }
     /* This chunk of the input has been read, and no later chunk reads it again. */
@@ -366,26 +368,27 @@ static double relative_error(double difference, double reference)
     return reference > 0 ? sqrt(difference / reference) : difference > 0 ? INFINITY : 0;
 }
 
-int module_quantised(struct module *m, bool compare, bool advance, double *error, struct plim_err *err)
+int module_quantised(struct module *m, bool advance, struct block_error *error, struct plim_err *err)
 {
     struct conversion *c = m->c;
-    double sum = 0;
+    double sum = 0, token_sum = 0;
     int rc = 0;
 
     enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_FORWARD);
     for (size_t row = 0; row < c->current.rows && rc == 0; row++) {
-        struct row_comparison r = { .m = m, .row = row, .compare = compare, .advance = advance };
+        struct row_comparison r = { .m = m, .row = row, .compare = error != NULL, .advance = advance };
         rc = block_run_row(&c->run, &m->quantised, m->kind, c->current.row[row], compare_output, &r, err);
         sum += relative_error(r.difference, r.reference);
+        token_sum += r.token_sum;
         states_set_aside(&c->current, row);
         states_set_aside(&c->target, row);
     }
     meter_enter(&c->meter, outer);
-    if (rc < 0)
-        return -1;
-    if (compare)
-        *error = sum / (double)c->current.rows;
-    if (compare && !isfinite(*error))
+    if (rc < 0 || !error)
+        return rc;
+    error->frobenius = sum / (double)c->current.rows;
+    error->token = sqrt(token_sum / (double)(c->current.rows * c->current.length));
+    if (!isfinite(error->frobenius) || !isfinite(error->token))
         return plim_err_input(err, "%s: the quantised block's output is not finite", m->key);
     return 0;
 }

@@ -46,6 +46,7 @@ static int write_record(struct conversion *c, size_t index, const struct plim_qu
                 cJSON_AddNumberToObject(root, "bits_per_weight", m->bits_per_weight) &&
                 cJSON_AddNumberToObject(root, "expected_error", m->expected_error) &&
                 cJSON_AddNumberToObject(root, "rfn_error", m->error) &&
+                cJSON_AddNumberToObject(root, "token_error", m->token_error) &&
                 cJSON_AddNumberToObject(root, "damping_attempts", m->damping_attempts) &&
                 cJSON_AddNumberToObject(root, "floor_bytes", (double)m->floor_bytes) &&
                 cJSON_AddNumberToObject(root, "reserved_bytes", (double)m->reserved_bytes);
@@ -75,6 +76,7 @@ static int parse_record(struct plim_quantize_module *m, struct plim_json root, s
         plim_json_double(plim_json_get(root, "bits_per_weight"), &m->bits_per_weight, err) < 0 ||
         plim_json_double(plim_json_get(root, "expected_error"), &m->expected_error, err) < 0 ||
         plim_json_double(plim_json_get(root, "rfn_error"), &m->error, err) < 0 ||
+        plim_json_double(plim_json_get(root, "token_error"), &m->token_error, err) < 0 ||
         usage_from_json(&m->usage, plim_json_get(root, "usage"), err) < 0)
         return -1;
     snprintf(m->name, sizeof m->name, "%s", key);
@@ -170,6 +172,7 @@ static int quantise_block(struct conversion *c, size_t index, struct plim_err *e
 {
     struct plim_quantize_module record = { .option = c->choice[index], .expected_error = c->expected_error[index] };
     struct tensor_store *store = NULL;
+    struct block_error error;
     struct module m;
     char detail[200];
     int rc = -1;
@@ -181,10 +184,12 @@ static int quantise_block(struct conversion *c, size_t index, struct plim_err *e
     conversion_progress(c, detail);
     if (module_reference(&m, true, err) < 0 || module_factor(&m, c->options.round_to_nearest, err) < 0 ||
         quantise_matrices(&m, err) < 0 || use_stored(&m, &store, err) < 0 ||
-        module_quantised(&m, true, true, &record.error, err) < 0)
+        module_quantised(&m, true, &error, err) < 0)
         goto out;
     snprintf(record.name, sizeof record.name, "%s", m.key);
     record.bits_per_weight = (double)module_option_bits(&m, record.option) / (double)module_weights(&m);
+    record.error = error.frobenius;
+    record.token_error = error.token;
     record.damping_attempts = m.damping_attempts;
     meter_stop(&c->meter, &record.usage);
     rc = 0;
@@ -195,8 +200,8 @@ out:
     if (rc < 0)
         return -1;
     note_boundary(c, &record);
-    conversion_log(c, "%s: option %d, %.4f bits a weight, error %.6f (measured %.6f)", record.name, record.option,
-                   record.bits_per_weight, record.error, record.expected_error);
+    conversion_log(c, "%s: option %d, %.4f bits a weight, error %.6f (measured %.6f), of whole rows %.6f", record.name,
+                   record.option, record.bits_per_weight, record.token_error, record.expected_error, record.error);
     return write_record(c, index, &record, err);
 }
 
@@ -208,7 +213,7 @@ static int pass_block(struct conversion *c, size_t index, struct plim_err *err)
 
     if (module_open(&m, c, index, err) < 0)
         return -1;
-    int rc = use_stored(&m, &store, err) < 0 ? -1 : module_quantised(&m, false, true, NULL, err);
+    int rc = use_stored(&m, &store, err) < 0 ? -1 : module_quantised(&m, true, NULL, err);
     module_close(&m);
     tensor_store_close(store);
     return rc;
@@ -243,12 +248,12 @@ static int head_hessian(struct conversion *c, struct hessian *h, struct plim_err
     return 0;
 }
 
-/* Relative error of the logits over the first tokens of the first row, in pieces of at most 16 MiB. */
+/* Relative error of the logits over the first tokens of the first row, in pieces of a few MiB. */
 static int head_error(struct conversion *c, const struct matrix *quantised, double *error, struct plim_err *err)
 {
     struct backend *backend = &c->engine->backend;
     size_t vocab = c->model->info.vocab_size;
-    size_t piece = plim_max((size_t)1, plim_min(16 * PLIM_MI / (vocab * sizeof(float)), BLOCK_RUN_TOKENS));
+    size_t piece = plim_max((size_t)1, plim_min(4 * PLIM_MI / (vocab * sizeof(float)), BLOCK_RUN_TOKENS / 4));
     size_t tokens = plim_min(c->current.length, 2 * BLOCK_RUN_TOKENS);
     double difference = 0, reference = 0;
     int rc = -1;
@@ -334,6 +339,7 @@ static int quantise_head_matrix(struct conversion *c, struct matrix_view *view, 
     }
     if (quantise_layer(&result, &view->source, &h, layout, rtn, head_weights_tier(c, &view->source), &c->meter, err) < 0)
         goto out;
+    hessian_release(&h);
     meter_enter(&c->meter, PLIM_QUANTIZE_FORWARD);
     source = quantised_source(&view->source, &result);
     if (backend->ops->matrix_init(backend, &quantised, &source, err) < 0 ||

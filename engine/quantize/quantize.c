@@ -311,6 +311,8 @@ int plim_quantize(struct plim_engine *engine, const struct plim_quantize_options
     *c.summary = (struct plim_quantize_summary){ 0 };
     plim_pool_set_scope(c.pool, "quantize");
     fix_parameters(&engine->parameters);
+    engine->backend.fixed_pieces = true;
+    meter_start(&c.meter, c.pool);
     if (check_options(&c, err) == 0 && open_parts(&c, err) == 0 && run_stages(&c, err) == 0) {
         fill_summary(&c);
         rc = 0;
@@ -323,6 +325,7 @@ int plim_quantize(struct plim_engine *engine, const struct plim_quantize_options
     plim_model_free(c.model);
     job_close(&c.job);
     engine->parameters = parameters;
+    engine->backend.fixed_pieces = false;
     if (rc < 0 || !summary)
         plim_quantize_summary_release(c.summary, engine);
     return rc < 0 ? plim_err_wrap(err, "quantising %s", options->model_directory ? options->model_directory : "") : 0;

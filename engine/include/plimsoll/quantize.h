@@ -96,9 +96,11 @@ struct plim_quantize_module {
     char name[160];                   /* "model.layers.0.self_attn", ".mlp", "lm_head" */
     int option;                       /* row of ExLlamaV2's option table; -1: the head */
     double bits_per_weight;
-    double expected_error;            /* as measured for the option; the head: 0 */
-    double error;                     /* relative Frobenius error of the block's output on its own inputs: ExLlamaV2's
-                                         rfn_error; the head: of the logits */
+    double expected_error;            /* token_error as measured for the option; the head: 0 */
+    double token_error;               /* of the block's output on its own inputs: root of the mean over tokens of the
+                                         squared relative error; options are chosen by it. The head: 0 */
+    double error;                     /* likewise, relative Frobenius error of whole rows: ExLlamaV2's rfn_error; the
+                                         head: of the logits */
     struct plim_quantize_usage usage; /* of quantisation, measurement apart */
     uint64_t floor_bytes;             /* live on the fast tier once the block is done */
     uint64_t reserved_bytes;          /* held from the system on the fast tier then, after release_at_boundary */
