@@ -9,9 +9,9 @@
  *         ...                               // report.comparison: sorted findings; ab_exit_status
  *     ab_release(&report);                  // also after a failure
  *
- * Every measurement is a fresh process, in pairs ABBA BAAB ..., all cases taking turns in a random order, so that what the
- * machine does meanwhile happens to both builds alike. How pairs become verdicts is in ab_judge.h. Exact, bounded and
- * system metrics of all these processes are compared as `plimsoll compare` does.
+ * Every measurement is a fresh process, in pairs ABBA BAAB ..., all cases taking turns in a random order, so that what
+ * the machine does meanwhile happens to both builds alike. How pairs become verdicts is in ab_judge.h. Exact, bounded
+ * and system metrics of all these processes are compared as `plimsoll compare` does.
  *
  * Each run also has two hidden cases of its own, in which it plants a slowdown and a page of memory. If it doesn't find
  * them, its other verdicts are worth nothing, and it says so with an exit status of its own.
@@ -85,7 +85,8 @@ struct ab_report {
     uint64_t spent_ns;
 };
 
-/* `sides` run the suite's cases for A and for B. -1 when there is nothing to judge: a worker doesn't start, an interrupt. */
+/* `sides` run the suite's cases for A and for B. -1 when there is nothing to judge: a worker doesn't start, an
+ * interrupt. */
 int ab_run(const struct suite *suite, const struct executor sides[AB_SIDES], const struct ab_options *options,
            struct ab_report *report, struct plim_err *err);
 

@@ -110,8 +110,8 @@ out:
 static int compile(const struct revision *r, FILE *log, struct plim_err *err)
 {
     char jobs[16];   /* "--parallel" alone lets make start everything at once */
-    const char *const checkout[] = { "git", "-C", r->root, "worktree", "add", "--quiet", "--detach", r->source, r->commit,
-                                     NULL };
+    const char *const checkout[] = { "git",     "-C",       r->root,   "worktree", "add",
+                                     "--quiet", "--detach", r->source, r->commit,  NULL };
     const char *const configure[] = { "cmake", "-S", r->source, "-B", r->objects, "-DCMAKE_BUILD_TYPE=Release",
                                       "-DBUILD_TESTING=OFF", NULL };
     const char *const build[] = { "cmake", "--build", r->objects, "--target", "plimsoll", "--parallel", jobs, NULL };

@@ -12,8 +12,8 @@
  *
  *   - a plimsoll program,
  *   - a build directory with a program `plimsoll` in it,
- *   - a git revision of the repository that the current directory belongs to. It is built for release, in a worktree that
- *     nobody else uses and that is removed again; the program is kept in $XDG_CACHE_HOME/plimsoll/builds/COMMIT (or
+ *   - a git revision of the repository that the current directory belongs to. It is built for release, in a worktree
+ *     that nobody else uses and that is removed again; the program is kept in $XDG_CACHE_HOME/plimsoll/builds/COMMIT (or
  *     ~/.cache/...), and found there the next time.
  *
  * What building says goes to `log` (NULL: nowhere).

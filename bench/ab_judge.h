@@ -5,9 +5,9 @@
  * From pairs of timings of two builds to a verdict. Nothing here measures; the same code judges real pairs and those of
  * the simulations that say how often it errs (`plimsoll selftest gate`).
  *
- * Two stages. Few pairs of every case show which are suspicious; only these are measured again, and the verdict comes from
- * the fresh pairs alone. So the correction for looking at many cases counts the suspicious ones, not all, and the noise
- * that made a case suspicious is not used again to convict it.
+ * Two stages. Few pairs of every case show which are suspicious; only these are measured again, and the verdict comes
+ * from the fresh pairs alone. So the correction for looking at many cases counts the suspicious ones, not all, and the
+ * noise that made a case suspicious is not used again to convict it.
  */
 
 #include <stddef.h>
@@ -30,12 +30,12 @@ struct ab_rules {
 };
 
 /*
- * Screens 8 pairs at 0.10 and half the minimum effect; confirms 24 to 64 pairs, 9 for each percent of spread, at 0.01 for
- * all cases together and 3%; passes where 5% is excluded with 95% confidence.
+ * Screens 8 pairs at 0.10 and half the minimum effect; confirms 24 to 64 pairs, 9 for each percent of spread, at 0.01
+ * for all cases together and 3%; passes where 5% is excluded with 95% confidence.
  *
- * By `plimsoll selftest gate`, 40 cases, 100 suites each, on the shared machine: with 16 to 48 pairs, 6 for each percent, a
- * slowdown of 5% is found in 79% (10.2 pairs a case in all); confirming undecided cases too, 84% (12.4); and with 24 to 64,
- * 99% (14.6). Few cases are confirmed, so that generous pairs for them cost little.
+ * By `plimsoll selftest gate`, 40 cases, 100 suites each, on the shared machine: with 16 to 48 pairs, 6 for each
+ * percent, a slowdown of 5% is found in 79% (10.2 pairs a case in all); confirming undecided cases too, 84% (12.4); and
+ * with 24 to 64, 99% (14.6). Few cases are confirmed, so that generous pairs for them cost little.
  */
 struct ab_rules ab_rules_default(void);
 
@@ -67,8 +67,8 @@ size_t ab_confirm_pairs(const struct ab_evidence *screened, size_t candidates, c
 size_t ab_fewest_pairs(size_t candidates, const struct ab_rules *rules);
 
 /*
- * The verdict. `evidence` is the confirming stage's where the case was `suspected` and confirmed, with `p` its corrected p
- * value in the suspected direction; else the screening's, and 1.
+ * The verdict. `evidence` is the confirming stage's where the case was `suspected` and confirmed, with `p` its
+ * corrected p value in the suspected direction; else the screening's, and 1.
  */
 enum verdict ab_verdict(const struct ab_evidence *evidence, enum ab_suspicion suspected, double p, double min_effect,
                         const struct ab_rules *rules);

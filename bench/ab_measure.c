@@ -22,8 +22,8 @@ bool ab_wants_pair(const struct ab_case *c, enum ab_stage stage)
 }
 
 /*
- * Which side comes first: ABBA BAAB ..., the Thue-Morse sequence. In every 2^k pairs a drift that is a polynomial of degree
- * below k cancels.
+ * Which side comes first: ABBA BAAB ..., the Thue-Morse sequence. In every 2^k pairs a drift that is a polynomial of
+ * degree below k cancels.
  */
 static enum ab_side first_side(size_t pair)
 {

@@ -10,8 +10,8 @@
 /* ---- ab_measure.c ---- */
 
 /*
- * Measures one pair of a case in fresh processes and keeps it for the stage, unless the machine was disturbed and the case
- * may still replace pairs. Outcomes and all metrics are merged into what is known of the case either way.
+ * Measures one pair of a case in fresh processes and keeps it for the stage, unless the machine was disturbed and the
+ * case may still replace pairs. Outcomes and all metrics are merged into what is known of the case either way.
  */
 int ab_measure_pair(struct ab_case *c, enum ab_stage stage, const struct ab_options *options, struct plim_err *err);
 

@@ -52,8 +52,9 @@ static double planned_ns(const struct ab_case *cases, size_t count, size_t candi
 
     for (size_t i = 0; i < count; i++)
         if (cases[i].confirmed)
-            sum += (double)pair_ns(&cases[i]) * (double)(fewest ? ab_fewest_pairs(candidates, rules)
-                                                                : ab_confirm_pairs(&cases[i].evidence, candidates, rules));
+            sum +=
+                (double)pair_ns(&cases[i]) * (double)(fewest ? ab_fewest_pairs(candidates, rules)
+                                                             : ab_confirm_pairs(&cases[i].evidence, candidates, rules));
     return sum;
 }
 
@@ -123,7 +124,8 @@ int ab_settle(struct ab_case *cases, size_t count, const struct ab_rules *rules,
         const struct ab_pairs *fresh = &cases[i].stages[AB_CONFIRM];
 
         cases[i].confirmed = cases[i].confirmed && !cases[i].broken && fresh->count;
-        if (cases[i].confirmed && ab_evidence(fresh->log_ratios, fresh->count, rules->confirm_level, &cases[i].evidence, err) < 0)
+        if (cases[i].confirmed &&
+            ab_evidence(fresh->log_ratios, fresh->count, rules->confirm_level, &cases[i].evidence, err) < 0)
             return -1;
     }
     if (correct_p(cases, count, err) < 0)
@@ -135,7 +137,8 @@ int ab_settle(struct ab_case *cases, size_t count, const struct ab_rules *rules,
         if (!*c->metric || c->broken)
             continue;
         c->verdict = ab_verdict(&c->evidence, c->suspicion, c->p, c->min_effect, rules);
-        if (mann_whitney_p(pairs->values[AB_A], pairs->count, pairs->values[AB_B], pairs->count, &c->mann_whitney_p, err) < 0)
+        if (mann_whitney_p(pairs->values[AB_A], pairs->count, pairs->values[AB_B], pairs->count, &c->mann_whitney_p,
+                           err) < 0)
             return -1;
     }
     return 0;

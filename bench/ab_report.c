@@ -147,9 +147,10 @@ static int look_at_page(struct ab_report *report, struct plim_err *err)
     struct compare_policy policy = untimed_policy();
     struct comparison comparison = COMPARISON_INIT;
     char *words = report->control_details[AB_CONTROL_PAGE];
+    const struct result *sides = report->control_results;
     bool caught = false;
 
-    if (compare_results(&comparison, &report->control_results[AB_A], &report->control_results[AB_B], &policy, err) < 0) {
+    if (compare_results(&comparison, &sides[AB_A], &sides[AB_B], &policy, err) < 0) {
         comparison_release(&comparison);
         return -1;
     }
@@ -179,7 +180,8 @@ static int look_at_controls(struct ab_report *report, struct plim_err *err)
         return -1;
     for (int i = 0; i < AB_CONTROLS; i++)
         if (report->missed[i])
-            comparison_note(&report->comparison, "control missed: a planted %s was not found (%s); no verdict here can be trusted",
+            comparison_note(&report->comparison,
+                            "control missed: a planted %s was not found (%s); no verdict here can be trusted",
                             i == AB_CONTROL_DELAY ? "slowdown of 25%" : "page of memory", report->control_details[i]);
     return 0;
 }

@@ -31,6 +31,7 @@ struct run {
 static int add_case(struct ab_report *report, size_t index, const struct suite *suite, const struct suite_case *spec,
                     struct result results[AB_SIDES], struct plim_err *err)
 {
+    const char *model = spec->model == SIZE_MAX ? "" : suite->models[spec->model].name;
     struct ab_case *c = &report->cases[index];
 
     c->suite = suite;
@@ -39,7 +40,7 @@ static int add_case(struct ab_report *report, size_t index, const struct suite *
     for (int side = 0; side < AB_SIDES; side++) {
         struct result_case *merged = result_add_case(&results[side], spec->id, err);
 
-        if (!merged || result_set_string(&merged->model, spec->model == SIZE_MAX ? "" : suite->models[spec->model].name, err) < 0 ||
+        if (!merged || result_set_string(&merged->model, model, err) < 0 ||
             result_set_string(&merged->workload, spec->workload->name, err) < 0 ||
             result_set_string(&merged->detail, "", err) < 0)
             return -1;
@@ -84,13 +85,20 @@ static int add_controls(struct run *run, struct plim_err *err)
     return 0;
 }
 
+static const char *label_of(const struct ab_options *options, int side)
+{
+    static const char *const unnamed[AB_SIDES] = { "A", "B" };
+
+    return options->labels[side] ? options->labels[side] : unnamed[side];
+}
+
 static int set_names(struct result results[AB_SIDES], const struct suite *suite, const struct ab_options *options,
                      struct plim_err *err)
 {
     for (int side = 0; side < AB_SIDES; side++)
         if (result_set_string(&results[side].suite_name, suite->name, err) < 0 ||
             result_set_string(&results[side].suite_digest, suite->digest, err) < 0 ||
-            result_set_string(&results[side].path, options->labels[side] ? options->labels[side] : side ? "B" : "A", err) < 0 ||
+            result_set_string(&results[side].path, label_of(options, side), err) < 0 ||
             result_set_string(&results[side].machine_class, "this-machine", err) < 0)
             return -1;
     return 0;
@@ -115,8 +123,8 @@ static int prepare(struct run *run, const struct suite *suite, const struct exec
             report->cases[report->case_count].sides[side] = sides[side];
         report->case_count++;
     }
-    if (add_controls(run, err) < 0 || (report->control_count && set_names(report->control_results, &report->control_suite,
-                                                                          run->options, err) < 0))
+    if (add_controls(run, err) < 0 ||
+        (report->control_count && set_names(report->control_results, &report->control_suite, run->options, err) < 0))
         return -1;
     find_merged(report);
     run->budget_ns = run->options->budget_ns ? run->options->budget_ns : selected * BUDGET_A_CASE_NS;
@@ -171,8 +179,8 @@ static int run_stage(struct run *run, enum ab_stage stage, uint64_t limit_ns, st
 
     for (size_t i = 0; i < total(run); i++)
         wanted += run->report->cases[i].wanted;
-    plim_progress_start(&run->progress, run->options->progress, stage == AB_SCREEN ? "screening" : "confirming", "pairs",
-                        wanted);
+    plim_progress_start(&run->progress, run->options->progress, stage == AB_SCREEN ? "screening" : "confirming",
+                        "pairs", wanted);
     run->pairs_done = 0;
     do {
         rc = run_round(run, stage, limit_ns, &measured, err);

@@ -2,8 +2,8 @@
 #define PLIM_CONTROL_H
 
 /*
- * Positive controls: a slowdown and bytes that are put into a case on purpose, by the worker, so that a gate can show that
- * it would have seen them. Travels in the request; zeros plant nothing.
+ * Positive controls: a slowdown and bytes that are put into a case on purpose, by the worker, so that a gate can show
+ * that it would have seen them. Travels in the request; zeros plant nothing.
  */
 
 #include <stdint.h>

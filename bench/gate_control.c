@@ -24,7 +24,8 @@ static const struct metric *find_memory(const struct result *result, const struc
     return NULL;
 }
 
-static struct metric *add_metric(struct result *side, const char *id, const struct metric_row *row, struct plim_err *err)
+static struct metric *add_metric(struct result *side, const char *id, const struct metric_row *row,
+                                 struct plim_err *err)
 {
     struct result_case *c = result_add_case(side, id, err);
 

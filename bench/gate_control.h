@@ -2,9 +2,9 @@
 #define PLIM_GATE_CONTROL_H
 
 /*
- * The positive control of `plimsoll gate`, which measures nothing: a page is added to a memory metric in a copy of one of
- * the result's cases, and a quarter to a timing of a hidden one; comparing the copies must find both. It is the gate's
- * own comparison, under the run's own policy and the suite's own gates, that is tested.
+ * The positive control of `plimsoll gate`, which measures nothing: a page is added to a memory metric in a copy of one
+ * of the result's cases, and a quarter to a timing of a hidden one; comparing the copies must find both. It is the
+ * gate's own comparison, under the run's own policy and the suite's own gates, that is tested.
  */
 
 #include <stdbool.h>

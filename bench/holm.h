@@ -2,8 +2,9 @@
 #define PLIM_HOLM_H
 
 /*
- * Many tests at once (Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979): rejecting where the adjusted
- * p value is at most alpha keeps the probability of even one false rejection at alpha, whatever the dependence.
+ * Many tests at once (Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979): rejecting where the
+ * adjusted p value is at most alpha keeps the probability of even one false rejection at alpha, whatever the
+ * dependence.
  */
 
 #include <stddef.h>

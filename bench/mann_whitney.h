@@ -2,8 +2,8 @@
 #define PLIM_MANN_WHITNEY_H
 
 /*
- * The Mann-Whitney U test of two unpaired samples (Mann and Whitney, 1947). It decides nothing here; its p value is shown
- * to readers who know it from benchstat or Google Benchmark. Interleaved pairs have a better test: signed_rank.h.
+ * The Mann-Whitney U test of two unpaired samples (Mann and Whitney, 1947). It decides nothing here; its p value is
+ * shown to readers who know it from benchstat or Google Benchmark. Interleaved pairs have a better test: signed_rank.h.
  */
 
 #include <stddef.h>

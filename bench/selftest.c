@@ -91,7 +91,8 @@ static void count_planted(struct selftest_row *row, const struct ab_report *repo
     }
 }
 
-static void count_trial(struct selftest_row *row, const struct ab_report *report, const struct plant *plant, const char *id)
+static void count_trial(struct selftest_row *row, const struct ab_report *report, const struct plant *plant,
+                        const char *id)
 {
     size_t pairs = 0;
     bool alarm = false;
@@ -215,8 +216,8 @@ static bool row_keeps_promises(const struct selftest_row *row, char *broken, siz
     else if (row->extra_bytes && row->found < row->trials)
         snprintf(broken, size, "%s: a page found in only %zu of %zu suites", row->machine, row->found, row->trials);
     else if (is_calm(row) && row->slowdown >= POWER_SLOWDOWN && found.high < POWER_PROMISED)
-        snprintf(broken, size, "%s: %g%% found in only %zu of %zu suites", row->machine, 100 * row->slowdown, row->found,
-                 row->trials);
+        snprintf(broken, size, "%s: %g%% found in only %zu of %zu suites", row->machine, 100 * row->slowdown,
+                 row->found, row->trials);
     else if (is_calm(row) && missed.low > 0.001)
         snprintf(broken, size, "%s: controls missed in %zu of %zu suites", row->machine, row->controls_missed,
                  row->trials);

@@ -4,9 +4,9 @@
 /*
  * The gate, tested as an instrument: how often does it cry wolf, how often does it see what is there?
  *
- * Each trial is a whole A/B run (ab.h) of a suite, with one and the same build on both sides, and in some trials something
- * planted in one case of B: a slowdown, or bytes. Nothing is special about these runs except who executes the cases: a
- * simulated machine, or this one.
+ * Each trial is a whole A/B run (ab.h) of a suite, with one and the same build on both sides, and in some trials
+ * something planted in one case of B: a slowdown, or bytes. Nothing is special about these runs except who executes the
+ * cases: a simulated machine, or this one.
  */
 
 #include <stdbool.h>
@@ -47,9 +47,9 @@ struct selftest {
 int selftest_gate(const struct selftest_options *options, struct selftest *out, struct plim_err *err);
 
 /*
- * What the gate promises, checked with 95% intervals, so that chance alone breaks no promise that is kept: false alarms in
- * at most 1% of suites; on quiet and shared machines 5% found in 80% and no control missed; a page always, everywhere.
- * False, with the first broken promise in words, when the trials exclude one.
+ * What the gate promises, checked with 95% intervals, so that chance alone breaks no promise that is kept: false alarms
+ * in at most 1% of suites; on quiet and shared machines 5% found in 80% and no control missed; a page always,
+ * everywhere. False, with the first broken promise in words, when the trials exclude one.
  */
 bool selftest_keeps_promises(const struct selftest *selftest, char *broken, size_t size);
 

@@ -4,9 +4,9 @@
 /*
  * Paired samples: is the difference greater than zero, and how large is it?
  *
- * Wilcoxon's signed-rank test (Wilcoxon, "Individual Comparisons by Ranking Methods", 1945) and the estimate that belongs
- * to it (Hodges and Lehmann, "Estimates of Location Based on Rank Tests", 1963). Both only use that differences are
- * symmetric around their centre, which swapping the order within pairs makes true for two builds that are the same.
+ * Wilcoxon's signed-rank test (Wilcoxon, "Individual Comparisons by Ranking Methods", 1945) and the estimate that
+ * belongs to it (Hodges and Lehmann, "Estimates of Location Based on Rank Tests", 1963). Both only use that differences
+ * are symmetric around their centre, which swapping the order within pairs makes true for two builds that are the same.
  */
 
 #include <stddef.h>
@@ -18,8 +18,9 @@
 
 /*
  * One-sided p value: how probable are differences like these, or more to the positive side, if their centre is zero.
- * Zeros are dropped (as Wilcoxon did). Exact for up to 64 different magnitudes; equal magnitudes get their average rank,
- * and the p value comes from 10,000 random sign flips of these ranks with a fixed seed. 1 when no difference is left.
+ * Zeros are dropped (as Wilcoxon did). Exact for up to 64 different magnitudes; equal magnitudes get their average
+ * rank, and the p value comes from 10,000 random sign flips of these ranks with a fixed seed. 1 when no difference is
+ * left.
  */
 int signed_rank_p(const double *differences, size_t n, double *p, struct plim_err *err);
 

@@ -2,8 +2,8 @@
 #define PLIM_SIMULATED_H
 
 /*
- * A simulated machine on which the spin workload "runs": an executor that makes up timings from a noise model and counts
- * memory exactly. Obeys controls as a worker does.
+ * A simulated machine on which the spin workload "runs": an executor that makes up timings from a noise model and
+ * counts memory exactly. Obeys controls as a worker does.
  */
 
 #include "executor.h"

@@ -36,7 +36,8 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
-    { "a", OPTION_A, "BUILD", 0, "The build to compare with: a plimsoll program, a build directory, or a git revision", 0 },
+    { "a", OPTION_A, "BUILD", 0, "The build to compare with: a plimsoll program, a build directory, or a git revision",
+      0 },
     { "b", OPTION_B, "BUILD", 0, "The build to judge, likewise", 0 },
     { "case", 'c', "PATTERN", 0, "Only cases whose id matches, such as 'tiny/*'", 0 },
     { "budget-s", OPTION_BUDGET, "SECONDS", 0, "Time for all of it (default: 60 for each case)", 0 },
@@ -226,8 +227,8 @@ static int select_suite(const struct arguments *a, struct suite *suite, struct p
     if (suite_read(suite, a->suite, err) < 0)
         return -1;
     if (runner_count(suite, a->run.case_pattern) == 0)
-        return plim_err_input(err, "no case of suite %s matches \"%s\"; `plimsoll run %s --list` shows their ids", suite->name,
-                              a->run.case_pattern, a->suite);
+        return plim_err_input(err, "no case of suite %s matches \"%s\"; `plimsoll run %s --list` shows their ids",
+                              suite->name, a->run.case_pattern, a->suite);
     return 0;
 }
 
@@ -284,13 +285,19 @@ int verb_ab(int argc, char **argv)
 {
     static const struct argp_child children[] = { { &format_argp, 0, NULL, 0 }, { 0 } };
     static const struct argp argp = {
-        options, parse_option, "SUITE",
-        "Runs the cases of a suite with two builds, in pairs of fresh processes that take turns, and judges whether B is "
+        options,
+        parse_option,
+        "SUITE",
+        "Runs the cases of a suite with two builds, in pairs of fresh processes that take turns, and judges whether B "
+        "is "
         "slower or needs more memory than A. Suspicious cases are confirmed with fresh pairs; a slowdown and a page of "
         "memory are planted in two hidden cases, and must be found.\v"
-        "Exit status: 0 no regression, 1 a regression, 2 bad usage, suite or build, 4 inconclusive under --strict, 5 a case "
+        "Exit status: 0 no regression, 1 a regression, 2 bad usage, suite or build, 4 inconclusive under --strict, 5 a "
+        "case "
         "is broken with B that was not with A, 6 a planted control was missed.",
-        children, NULL, NULL
+        children,
+        NULL,
+        NULL
     };
     struct arguments a = { .run = { .rules = ab_rules_default(), .seed = 1 } };
     struct plim_err err = PLIM_ERR_INIT;

@@ -133,12 +133,18 @@ out:
 int verb_selftest(int argc, char **argv)
 {
     static const struct argp argp = {
-        options, parse_option, "gate",
-        "Tests `plimsoll ab` as an instrument: runs it on suites of one build against itself, with nothing, slowdowns of 1, "
-        "2, 3, 5 and 10%, or a page of memory planted in one case, on simulated machines or on this one. Prints how often "
+        options,
+        parse_option,
+        "gate",
+        "Tests `plimsoll ab` as an instrument: runs it on suites of one build against itself, with nothing, slowdowns "
+        "of 1, "
+        "2, 3, 5 and 10%, or a page of memory planted in one case, on simulated machines or on this one. Prints how "
+        "often "
         "it cried wolf and how often it found what was there, with 95% intervals.\v"
         "Exit status: 0 the promises are kept, 1 the test itself failed, 2 bad usage, 6 a promise is broken.",
-        NULL, NULL, NULL
+        NULL,
+        NULL,
+        NULL
     };
     struct arguments a = { .run = { .seed = 1 } };
     struct plim_err err = PLIM_ERR_INIT;

@@ -71,7 +71,8 @@ Test(ab_judge, confirming_takes_more_pairs_where_noise_is_larger)
 Test(ab_judge, verdicts)
 {
     struct ab_rules rules = ab_rules_default();
-    struct ab_evidence five = around(0.05, 16), two = around(0.02, 16), same = around(0, 16), faster = around(-0.05, 16);
+    struct ab_evidence five = around(0.05, 16), two = around(0.02, 16), same = around(0, 16),
+                       faster = around(-0.05, 16);
     struct ab_evidence vague = around(0.02, 3);
 
     cr_expect_eq(ab_verdict(&five, AB_SLOWER, 0.001, 0.03, &rules), VERDICT_FAIL);
@@ -104,7 +105,8 @@ Test(ab_watch, tells_ours_from_others)
 
     /* 1 s on two cores, both ours */
     cr_expect_not(disturbed((struct machine_use){ 1, 2, 0, 2, 0 }, why));
-    cr_expect_not(disturbed((struct machine_use){ 1, 2, 0, 1.85, 0 }, why));   /* 0.15 s of others: within 10% and doubt */
+    cr_expect_not(
+        disturbed((struct machine_use){ 1, 2, 0, 1.85, 0 }, why)); /* 0.15 s of others: within 10% and doubt */
     cr_expect(disturbed((struct machine_use){ 1, 2, 0, 1.5, 0 }, why));
     cr_expect_not_null(strstr(why, "other programs used 25%"), "%s", why);
     cr_expect(disturbed((struct machine_use){ 1, 1, 0.2, 1, 0 }, why));
@@ -158,7 +160,8 @@ Test(control, travels_to_the_worker_and_back)
 
 Test(control, refuses_nonsense)
 {
-    static const char *const bad[] = { "{\"delay_fraction\":-1,\"extra_bytes\":0}", "{\"delay_fraction\":1e9,\"extra_bytes\":0}",
+    static const char *const bad[] = { "{\"delay_fraction\":-1,\"extra_bytes\":0}",
+                                       "{\"delay_fraction\":1e9,\"extra_bytes\":0}",
                                        "{\"delay_fraction\":0,\"extra_bytes\":-4}", "{\"delay\":1}", "3" };
 
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -166,8 +169,10 @@ Test(control, refuses_nonsense)
         struct request read;
         char line[400];
 
-        snprintf(line, sizeof line, "{\"protocol\":1,\"request\":\"case\",\"id\":\"a\",\"workload\":\"null\",\"parameters\":{},"
-                 "\"arguments\":{},\"repeats\":1,\"warmup\":0,\"control\":%s}", bad[i]);
+        snprintf(line, sizeof line,
+                 "{\"protocol\":1,\"request\":\"case\",\"id\":\"a\",\"workload\":\"null\",\"parameters\":{},"
+                 "\"arguments\":{},\"repeats\":1,\"warmup\":0,\"control\":%s}",
+                 bad[i]);
         cr_expect_lt(request_parse(&read, line, strlen(line), &err), 0, "%s", bad[i]);
         cr_expect_eq(err.kind, PLIM_ERR_INPUT);
     }

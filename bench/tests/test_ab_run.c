@@ -69,7 +69,8 @@ static int run_case(void *context, const struct case_request *request, const str
     digest = metric_of_case(out, "output_digest", err);
     if (!digest || metric_set_text(digest, applies && build->digest ? build->digest : "0123", NULL, err) < 0)
         return -1;
-    return add(out, "peak_requested_fast_bytes", bytes, err) < 0 || add(out, "at_peak_workspace_bytes", bytes, err) < 0 ||
+    return add(out, "peak_requested_fast_bytes", bytes, err) < 0 ||
+                   add(out, "at_peak_workspace_bytes", bytes, err) < 0 ||
                    add(out, "allocation_count", applies && build->restless ? (double)fake_ns : 1, err) < 0
                ? -1
                : 0;
@@ -422,7 +423,8 @@ Test(ab, only_the_chosen_cases_run)
 
 Test(ab, prints_what_programs_and_people_need)
 {
-    struct comparison_view views[] = { { .format = COMPARISON_TERMINAL, .all = true }, { .format = COMPARISON_MARKDOWN },
+    struct comparison_view views[] = { { .format = COMPARISON_TERMINAL, .all = true },
+                                       { .format = COMPARISON_MARKDOWN },
                                        { .format = COMPARISON_JSON } };
     const char *const wanted[] = { "Control, a planted slowdown of 25%: caught", "<details>", "\"p_mann_whitney\"" };
 

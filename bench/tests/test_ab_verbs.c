@@ -26,9 +26,10 @@ static void set_up(void)
 {
     cr_assert_not_null(mkdtemp(directory));
     snprintf(suite, sizeof suite, "%s/suite.json", directory);
-    write_file("suite.json", "{ \"schema\": { \"name\": \"plimsoll-suite\", \"major\": 1 }, \"name\": \"s\","
-                             "  \"defaults\": { \"repeats\": 1, \"warmup\": 0 },"
-                             "  \"cases\": [ { \"name\": \"spin\", \"workload\": { \"kind\": \"spin\", \"steps\": \"1M\" } } ] }");
+    write_file("suite.json",
+               "{ \"schema\": { \"name\": \"plimsoll-suite\", \"major\": 1 }, \"name\": \"s\","
+               "  \"defaults\": { \"repeats\": 1, \"warmup\": 0 },"
+               "  \"cases\": [ { \"name\": \"spin\", \"workload\": { \"kind\": \"spin\", \"steps\": \"1M\" } } ] }");
     setenv("XDG_CACHE_HOME", directory, 1);
 }
 
@@ -66,7 +67,8 @@ Test(ab_verbs, a_rehearsal_ends_in_red_and_names_the_culprit)
     char arguments[600], said[20000];
     int status;
 
-    snprintf(arguments, sizeof arguments, "ab --a '%s' --b '%s' -q --rehearse-slowdown 300 --rehearse-bytes 4096 -o '%s/kept' '%s'",
+    snprintf(arguments, sizeof arguments,
+             "ab --a '%s' --b '%s' -q --rehearse-slowdown 300 --rehearse-bytes 4096 -o '%s/kept' '%s'",
              PLIMSOLL_PROGRAM, PLIMSOLL_PROGRAM, directory, suite);
     status = plimsoll(said, sizeof said, arguments);
     cr_expect_eq(status, 1, "%d: %s", status, said);
@@ -135,7 +137,8 @@ static void make_repository(void)
 
     snprintf(path, sizeof path, "%s/repository", directory);
     cr_assert_eq(plim_make_directories(path, &err), 0);
-    write_file("repository/CMakeLists.txt", "cmake_minimum_required(VERSION 3.20)\nproject(p C)\nadd_executable(plimsoll main.c)\n");
+    write_file("repository/CMakeLists.txt",
+               "cmake_minimum_required(VERSION 3.20)\nproject(p C)\nadd_executable(plimsoll main.c)\n");
     write_file("repository/main.c", "int main(void) { return 7; }\n");
     in_repository("git init -q . && git add . && git -c user.name=t -c user.email=t@example.com commit -qm one");
     write_file("repository/main.c", "this does not compile\n");

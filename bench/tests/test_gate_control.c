@@ -9,7 +9,8 @@ static struct result result;
 static struct metric *add(const char *id, const char *name, double bytes)
 {
     struct plim_err err = PLIM_ERR_INIT;
-    struct result_case *c = result_find_case(&result, id) ? result_find_case(&result, id) : result_add_case(&result, id, &err);
+    struct result_case *c =
+        result_find_case(&result, id) ? result_find_case(&result, id) : result_add_case(&result, id, &err);
     struct metric *metric = case_add_metric(c, name, "bytes", METRIC_EXACT, DIRECTION_LOWER, &err);
 
     cr_assert_eq(metric_add_sample(metric, bytes, &err), 0);

@@ -8,7 +8,8 @@
 #include "plimsoll/json.h"
 #include "selftest.h"
 
-/* Deviations and correlation of the shared model, from 100,000 processes of one session; spikes are left out by medians. */
+/* Deviations and correlation of the shared model, from 100,000 processes of one session; spikes are left out by
+ * medians. */
 Test(noise, has_the_spread_that_its_model_says)
 {
     enum { N = 100000 };
