@@ -34,8 +34,8 @@ static int make_suite(struct suite *suite, size_t cases, struct plim_err *err)
 
     snprintf(text, sizeof text,
              "{ \"schema\": { \"name\": \"plimsoll-suite\", \"major\": 1 }, \"name\": \"selftest\","
-             "  \"defaults\": { \"repeats\": 3, \"warmup\": 1, \"timeout_s\": 60 },"
-             "  \"cases\": [ { \"name\": \"spin\", \"workload\": { \"kind\": \"spin\", \"steps\": \"4M\" },"
+             "  \"defaults\": { \"repeats\": 15, \"warmup\": 1, \"timeout_s\": 60 },"
+             "  \"cases\": [ { \"name\": \"spin\", \"workload\": { \"kind\": \"spin\", \"steps\": \"500K\" },"
              "                 \"sweep\": { \"dq_rows\": { \"from\": 1, \"to\": %zu, \"step\": 1 } } } ] }", cases);
     return suite_parse(suite, "selftest", text, strlen(text), err);
 }
