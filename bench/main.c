@@ -24,6 +24,7 @@ static const struct verb verbs[] = {
     { "threshold", "find where a switch between two ways should be", verb_threshold },
     { "memory", "compare and draw memory traces", verb_memory },
     { "model", "make synthetic models; show what a model is", verb_model },
+    { "quantize", "convert a dense model to EXL2", verb_quantize },
     { "generate", "continue a text with a model", verb_generate },
     { "perplexity", "score a text with a model", verb_perplexity },
     { "parameters", "list the parameters that bound memory", verb_parameters },

@@ -27,6 +27,7 @@ int verb_parameters(int argc, char **argv);
 int verb_perplexity(int argc, char **argv);
 int verb_plan(int argc, char **argv);
 int verb_plot(int argc, char **argv);
+int verb_quantize(int argc, char **argv);
 int verb_report(int argc, char **argv);
 int verb_run(int argc, char **argv);
 int verb_selftest(int argc, char **argv);

@@ -1,0 +1,282 @@
+/* plimsoll quantize MODEL OUT: a dense model directory becomes an EXL2 one. */
+
+#include "verb.h"
+
+#include <argp.h>
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "number_flags.h"
+#include "parameter_flags.h"
+#include "plimsoll/quantize.h"
+#include "plimsoll/units.h"
+#include "table.h"
+
+enum {
+    OPTION_BPW = 1000,
+    OPTION_HEAD_BITS,
+    OPTION_CALIBRATION,
+    OPTION_ROWS,
+    OPTION_LENGTH,
+    OPTION_MEASUREMENT_ROWS,
+    OPTION_MEASUREMENT_LENGTH,
+    OPTION_MEASUREMENT,
+    OPTION_JOB,
+    OPTION_SHARD_SIZE,
+    OPTION_NEAREST,
+    OPTION_SEED,
+    OPTION_JSON,
+    OPTION_QUIET = 'q'
+};
+
+#define LENGTH_LIMIT (1 << 20)
+
+struct arguments {
+    struct plim_quantize_options options;
+    bool json, quiet;
+    struct parameter_flags flags;
+};
+
+static const struct argp_option options[] = {
+    { "bpw", OPTION_BPW, "N", 0, "Target bits per weight of the decoder, never exceeded", 0 },
+    { "head-bits", OPTION_HEAD_BITS, "N", 0, "Bits of the output head: 2, 3, 4, 5, 6 or 8 (default: 6)", 0 },
+    { "calibration", OPTION_CALIBRATION, "FILE", 0, "Text (.txt, .jsonl) or tokens (.safetensors); default: a built-in mix",
+      0 },
+    { "rows", OPTION_ROWS, "N", 0, "Calibration rows (default: 100)", 0 },
+    { "length", OPTION_LENGTH, "N", 0, "Tokens of a calibration row (default: 2048)", 0 },
+    { "measurement-rows", OPTION_MEASUREMENT_ROWS, "N", 0, "Rows of the measurement (default: 16)", 0 },
+    { "measurement-length", OPTION_MEASUREMENT_LENGTH, "N", 0, "Tokens of a row of the measurement (default: 2048)", 0 },
+    { "measurement", OPTION_MEASUREMENT, "FILE", 0, "Use the measurement.json of an earlier job of this model", 0 },
+    { "job", OPTION_JOB, "DIR", 0, "Job directory, where a conversion that was stopped goes on (default: OUT.job)", 0 },
+    { "shard-size", OPTION_SHARD_SIZE, "MIB", 0, "Largest output file in MiB (default: 8192)", 0 },
+    { "round-to-nearest", OPTION_NEAREST, NULL, 0, "Without error feedback, to compare with", 0 },
+    { "seed", OPTION_SEED, "N", 0, "Seed of the built-in mix", 0 },
+    { "json", OPTION_JSON, NULL, 0, "Print the summary as JSON", 0 },
+    { "quiet", OPTION_QUIET, NULL, 0, "No progress", 0 },
+    { 0 }
+};
+
+static error_t parse_option(int key, char *text, struct argp_state *state)
+{
+    struct arguments *a = state->input;
+    struct plim_quantize_options *o = &a->options;
+
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->flags;
+        return 0;
+    case OPTION_BPW:
+        o->bits_per_weight = flag_number(state, "--bpw", text);
+        return 0;
+    case OPTION_HEAD_BITS:
+        o->head_bits = (int)flag_count(state, "--head-bits", text, 2, 8);
+        return 0;
+    case OPTION_CALIBRATION:
+        o->calibration = text;
+        return 0;
+    case OPTION_ROWS:
+        o->rows = (size_t)flag_count(state, "--rows", text, 1, LENGTH_LIMIT);
+        return 0;
+    case OPTION_LENGTH:
+        o->length = (size_t)flag_count(state, "--length", text, 2, LENGTH_LIMIT);
+        return 0;
+    case OPTION_MEASUREMENT_ROWS:
+        o->measurement_rows = (size_t)flag_count(state, "--measurement-rows", text, 1, LENGTH_LIMIT);
+        return 0;
+    case OPTION_MEASUREMENT_LENGTH:
+        o->measurement_length = (size_t)flag_count(state, "--measurement-length", text, 2, LENGTH_LIMIT);
+        return 0;
+    case OPTION_MEASUREMENT:
+        o->measurement = text;
+        return 0;
+    case OPTION_JOB:
+        o->job_directory = text;
+        return 0;
+    case OPTION_SHARD_SIZE:
+        o->shard_bytes = (uint64_t)flag_count(state, "--shard-size", text, 1, INT32_MAX) * PLIM_MI;
+        return 0;
+    case OPTION_NEAREST:
+        o->round_to_nearest = true;
+        return 0;
+    case OPTION_SEED:
+        o->seed = (uint64_t)flag_count(state, "--seed", text, 0, INT64_MAX);
+        return 0;
+    case OPTION_JSON:
+        a->json = true;
+        return 0;
+    case OPTION_QUIET:
+        a->quiet = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (o->output_directory)
+            argp_error(state, "MODEL and OUT are enough: \"%s\" is a third", text);
+        *(o->model_directory ? &o->output_directory : &o->model_directory) = text;
+        return 0;
+    case ARGP_KEY_END:
+        if (!o->output_directory || o->bits_per_weight == 0)
+            argp_error(state, "a model directory, an output directory and --bpw are needed");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static uint64_t usage_ns(const struct plim_quantize_usage *usage)
+{
+    uint64_t sum = 0;
+    for (int phase = 0; phase < PLIM_QUANTIZE_PHASE_COUNT; phase++)
+        sum += usage->phase_ns[phase];
+    return sum;
+}
+
+static int print_modules(const struct plim_quantize_summary *s, struct plim_err *err)
+{
+    struct table t = TABLE_INIT;
+    char text[40];
+
+    table_column(&t, "module", TABLE_LEFT);
+    table_column(&t, "option", TABLE_RIGHT);
+    table_column(&t, "bits/weight", TABLE_RIGHT);
+    table_column(&t, "error", TABLE_RIGHT);
+    table_column(&t, "time", TABLE_RIGHT);
+    table_column(&t, "peak memory", TABLE_RIGHT);
+    for (size_t i = 0; i < s->module_count; i++) {
+        const struct plim_quantize_module *m = &s->modules[i];
+        table_cell(&t, STYLE_PLAIN, "%s", m->name);
+        if (m->option >= 0)
+            table_cell(&t, STYLE_PLAIN, "%d", m->option);
+        else
+            table_cell(&t, STYLE_DIM, "-");
+        table_cell(&t, STYLE_PLAIN, "%.3f", m->bits_per_weight);
+        table_cell(&t, STYLE_PLAIN, "%.5f", m->error);
+        table_cell(&t, STYLE_PLAIN, "%s", plim_format_duration(text, sizeof text, usage_ns(&m->usage)));
+        table_cell(&t, STYLE_PLAIN, "%s", plim_format_bytes(text, sizeof text, m->usage.peak_bytes[PLIM_FAST]));
+    }
+    int rc = table_print(&t, stdout, table_colours(stdout), err);
+    table_release(&t);
+    return rc;
+}
+
+static int print_summary(const struct arguments *a, const struct plim_quantize_summary *s, struct plim_err *err)
+{
+    char bytes[16], fast[16], spill[16];
+
+    if (print_modules(s, err) < 0)
+        return -1;
+    printf("\n%s: %.4f bits per weight (target %g), head %.4f, %s; digest %s\n", a->options.output_directory,
+           s->bits_per_weight, a->options.bits_per_weight, s->head_bits_per_weight,
+           plim_format_bytes(bytes, sizeof bytes, s->output_bytes), s->digest);
+    printf("allocation: squared error %.6g, no choice has less than %.6g\n", s->squared_error, s->squared_error_bound);
+    printf("time: measurement %.1f s, quantisation %.1f s, compilation %.1f s\n", s->measurement_s, s->quantisation_s,
+           s->compile_s);
+    uint64_t peak = s->measurement.peak_bytes[PLIM_FAST] > s->quantisation.peak_bytes[PLIM_FAST]
+                        ? s->measurement.peak_bytes[PLIM_FAST]
+                        : s->quantisation.peak_bytes[PLIM_FAST];
+    printf("memory: peak %s requested on the fast tier, %s spilled\n", plim_format_bytes(fast, sizeof fast, peak),
+           plim_format_bytes(spill, sizeof spill, s->spill_peak_bytes));
+    return 0;
+}
+
+static cJSON *usage_json(const struct plim_quantize_usage *usage)
+{
+    cJSON *root = cJSON_CreateObject(), *times = cJSON_AddObjectToObject(root, "phase_ns");
+    cJSON *peaks = cJSON_AddObjectToObject(root, "phase_peak_fast_bytes");
+    for (int phase = 0; phase < PLIM_QUANTIZE_PHASE_COUNT; phase++) {
+        const char *name = plim_quantize_phase_name((enum plim_quantize_phase)phase);
+        cJSON_AddNumberToObject(times, name, (double)usage->phase_ns[phase]);
+        cJSON_AddNumberToObject(peaks, name, (double)usage->phase_peak_bytes[PLIM_FAST][phase]);
+    }
+    cJSON_AddNumberToObject(root, "peak_fast_bytes", (double)usage->peak_bytes[PLIM_FAST]);
+    cJSON_AddNumberToObject(root, "peak_slow_bytes", (double)usage->peak_bytes[PLIM_SLOW]);
+    return root;
+}
+
+static void add_modules(cJSON *root, const struct plim_quantize_summary *s)
+{
+    cJSON *modules = cJSON_AddArrayToObject(root, "modules");
+    for (size_t i = 0; i < s->module_count; i++) {
+        const struct plim_quantize_module *m = &s->modules[i];
+        cJSON *item = cJSON_CreateObject();
+        cJSON_AddStringToObject(item, "name", m->name);
+        cJSON_AddNumberToObject(item, "option", m->option);
+        cJSON_AddNumberToObject(item, "bits_per_weight", m->bits_per_weight);
+        cJSON_AddNumberToObject(item, "expected_error", m->expected_error);
+        cJSON_AddNumberToObject(item, "error", m->error);
+        cJSON_AddNumberToObject(item, "floor_bytes", (double)m->floor_bytes);
+        cJSON_AddNumberToObject(item, "reserved_bytes", (double)m->reserved_bytes);
+        cJSON_AddItemToObject(item, "usage", usage_json(&m->usage));
+        cJSON_AddItemToArray(modules, item);
+    }
+}
+
+static int print_json(const struct plim_quantize_summary *s, struct plim_err *err)
+{
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddNumberToObject(root, "bits_per_weight", s->bits_per_weight);
+    cJSON_AddNumberToObject(root, "head_bits_per_weight", s->head_bits_per_weight);
+    cJSON_AddNumberToObject(root, "squared_error", s->squared_error);
+    cJSON_AddNumberToObject(root, "squared_error_bound", s->squared_error_bound);
+    cJSON_AddNumberToObject(root, "measurement_s", s->measurement_s);
+    cJSON_AddNumberToObject(root, "quantisation_s", s->quantisation_s);
+    cJSON_AddNumberToObject(root, "compile_s", s->compile_s);
+    cJSON_AddNumberToObject(root, "spill_peak_bytes", (double)s->spill_peak_bytes);
+    cJSON_AddNumberToObject(root, "output_bytes", (double)s->output_bytes);
+    cJSON_AddStringToObject(root, "digest", s->digest);
+    cJSON_AddBoolToObject(root, "resumed", s->resumed);
+    cJSON_AddItemToObject(root, "measurement", usage_json(&s->measurement));
+    cJSON_AddItemToObject(root, "quantisation", usage_json(&s->quantisation));
+    add_modules(root, s);
+    char *text = cJSON_Print(root);
+    cJSON_Delete(root);
+    if (!text)
+        return plim_err_set(err, PLIM_ERR_MEMORY, "out of memory for the summary");
+    puts(text);
+    free(text);
+    return 0;
+}
+
+static void log_line(void *context, const char *line)
+{
+    (void)context;
+    fprintf(stderr, "%s\n", line);
+}
+
+static int convert(struct arguments *a, struct plim_err *err)
+{
+    struct plim_engine *engine = NULL;
+    struct plim_quantize_summary summary = { 0 };
+
+    if (plim_engine_open(&engine, "cpu", &a->flags.parameters, NULL, err) < 0)
+        return -1;
+    if (!a->quiet) {
+        a->options.progress = stderr;
+        a->options.log = log_line;
+    }
+    int rc = plim_quantize(engine, &a->options, &summary, err);
+    if (rc == 0)
+        rc = a->json ? print_json(&summary, err) : print_summary(a, &summary, err);
+    plim_quantize_summary_release(&summary, engine);
+    plim_engine_close(engine);
+    return rc;
+}
+
+int verb_quantize(int argc, char **argv)
+{
+    struct arguments a = { .json = false };
+    struct argp argp = { options, parse_option, "MODEL OUT",
+                         "Quantises a dense model directory to EXL2 by adaptive GPTQ, at a target of bits per weight.\v"
+                         "Each step is kept in the job directory: the same command goes on where a stopped one ended, and "
+                         "the files come out the same. Give the job directory away once the conversion is done.",
+                         a.flags.children, NULL, NULL };
+    struct plim_err err = PLIM_ERR_INIT;
+
+    parameter_flags_init(&a.flags);
+    argp_parse(&argp, argc, argv, 0, NULL, &a);
+    if (parameter_flags_resolve(&a.flags, argv, &err) < 0 || convert(&a, &err) < 0) {
+        fprintf(stderr, "plimsoll: %s\n", err.message);
+        return plim_err_exit_status(&err);
+    }
+    return 0;
+}
