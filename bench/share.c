@@ -9,7 +9,8 @@
 
 char *share_locate(const char *relative, struct plim_err *err)
 {
-    static const char *const roots[] = { "../share/plimsoll", "../.." };
+    /* Installed; build/PRESET/plimsoll; build/PRESET/tests/NAME. */
+    static const char *const roots[] = { "../share/plimsoll", "../..", "../../.." };
     char *self, *path = NULL;
 
     if (plim_path_exists(relative))
