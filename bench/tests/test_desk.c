@@ -270,7 +270,7 @@ Test(threshold, the_crossing_is_where_it_was_put)
     cr_expect_float_eq(t.crossing.at.estimate, 40, 1);
     cr_expect_leq(t.crossing.at.low, t.crossing.at.estimate);
     cr_expect_geq(t.crossing.at.high, t.crossing.at.estimate);
-    cr_expect_eq(t.default_value, 32);
+    cr_expect_eq(t.default_value, 4096);
     cr_expect(!t.default_is_inside);
     text = threshold_format(&t, &q, &err);
     root = cJSON_Parse(text);

@@ -45,6 +45,7 @@ static void run(const struct wanted *wanted, struct result_case *out)
     plim_parameters_default(&request.parameters);
     cr_assert_eq(arguments_default(request.workload, &request.arguments, &err), 0);
     set(&request, "cpu_threads", "2");
+    set(&request, "dq_rows", "32");   /* so that a prompt expands weights */
     for (size_t i = 0; wanted->settings[i][0]; i++)
         set(&request, wanted->settings[i][0], wanted->settings[i][1]);
     cr_assert_eq(executor.run_case(executor.context, &request, &execution, out, &err), 0, "%s", err.message);

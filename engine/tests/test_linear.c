@@ -32,6 +32,7 @@ static void rig_open(struct rig *rig, enum plim_isa isa, int threads)
     memset(rig, 0, sizeof *rig);
     setenv("PLIMSOLL_ISA", plim_isa_name(isa), 1);
     plim_parameters_default(&rig->parameters);
+    rig->parameters.count[PLIM_DQ_ROWS] = 32;   /* so that moderate numbers of rows expand chunks */
     rig->parameters.count[PLIM_CPU_THREADS] = threads;
     rig->parameters.count[PLIM_CPU_THREADS_SMALL] = threads;   /* cut the small matrices of these tests too */
     cr_assert_eq(plim_parameters_resolve(&rig->parameters, &err), 0, "%s", err.message);

@@ -223,7 +223,7 @@ Test(model_prediction, the_peak_is_attributed_to_a_part_of_the_model)
     struct plim_pool_stats stats;
     struct rig rig;
 
-    rig_open(&rig, EXL2, "", 256);
+    rig_open(&rig, EXL2, "dq_rows=32", 256);
     int32_t *ids = some_ids(200, rig.info.vocab_size);
     free(forward_last(&rig, ids, 200));
     plim_pool_stats(plim_engine_pool(rig.engine), &stats);

@@ -19,10 +19,16 @@ static bool gate_expands(size_t in_features, size_t stored_out_features, size_t 
     return in_features <= max_elements / stored_out_features / 128 * 128;
 }
 
+/* Dense dot products stream the weights once for each few rows: beyond this, sgemm on converted chunks is faster. */
+#define DENSE_DOT_ROWS ((size_t)32)
+
 enum linear_path linear_path(bool is_exl2, size_t in_features, size_t stored_out_features, size_t rows,
                              const struct plim_parameters *parameters)
 {
-    if (rows <= (size_t)parameters->count[PLIM_DQ_ROWS])
+    size_t few_rows = (size_t)parameters->count[PLIM_DQ_ROWS];
+    if (!is_exl2)
+        few_rows = plim_min(few_rows, DENSE_DOT_ROWS);
+    if (rows <= few_rows)
         return is_exl2 ? LINEAR_FUSED : LINEAR_DOTS;
     if (is_exl2 && parameters->count[PLIM_DQ_MODE] == PLIM_DQ_GATED &&
         !gate_expands(in_features, stored_out_features, (size_t)parameters->count[PLIM_MAX_DQ_SIZE]))

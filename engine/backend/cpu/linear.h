@@ -8,7 +8,7 @@
  *
  *   fused    EXL2, rows <= dq_rows (and what dq_mode=gated keeps out): integer dot products straight from the packed
  *            codes, linear_fused.c. Bytes read: the packed weights, once for each FUSED_TILE_ROWS rows.
- *   dots     dense, rows <= dq_rows: the stored weights are widened in registers, linear_dense.c.
+ *   dots     dense, rows <= min(dq_rows, 32): the stored weights are widened in registers, linear_dense.c.
  *   chunked  rows > dq_rows: [chunk_rows, chunk_columns] of W as fp32 in a buffer of at most max_dq_size elements, and
  *            OpenBLAS sgemm; dense fp32 weights need no buffer. linear_chunked.c.
  *
