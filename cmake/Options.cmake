@@ -57,7 +57,8 @@ function(plim_test name)
   target_compile_definitions(${name} PRIVATE
     PLIMSOLL_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}/data" PLIMSOLL_SOURCE="${PROJECT_SOURCE_DIR}")
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES TIMEOUT 600)
+  set_tests_properties(${name} PROPERTIES TIMEOUT 1200
+    ENVIRONMENT "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/cmake/lsan.supp:print_suppressions=0")
 endfunction()
 
 # plim_stress(NAME SOURCES ... LINK ...): a plain program that exercises threads and fails by its exit status.
