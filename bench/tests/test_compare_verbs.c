@@ -44,7 +44,7 @@ static void write_result(const char *directory, const char *file, const struct c
     struct result result;
     struct plim_err err = PLIM_ERR_INIT;
     char *path = heap_printf(&err, "%s/%s", directory, file);
-    make_result(&result, "smoke", change->class ? change->class : "abacus");
+    make_result(&result, "hull", change->class ? change->class : "abacus");
     struct result_case *c = add_case(&result, "tiny/steady");
     add_exact(c, "peak_bytes", 100);
     c = add_case(&result, "tiny/prefill");
@@ -127,9 +127,9 @@ Test(verbs, gate_accept_and_gate_again)
     expect(d, 3, "no timings of machine class sliderule", "gate --timings other.json");
     expect(d, 0, "4096", "baseline accept more.json --exact --reason 'room for the head'");
     expect(d, 0, "no regression", "gate more.json");
-    expect(d, 0, "room for the head", "baseline show smoke");
+    expect(d, 0, "room for the head", "baseline show hull");
     expect(d, 0, "abacus", "baseline list");
-    expect(d, 2, "no baseline of suite \"smok\"", "baseline show smok");
+    expect(d, 2, "no baseline of suite \"hul\"", "baseline show hul");
     expect(d, 2, "no verb", "baseline remove");
     free(d);
 }
@@ -180,24 +180,24 @@ Test(verbs, plot_writes_script_data_and_says_what_it_needs)
 {
     char *d = make_files(), path[400];
     static const char suite[] =
-        "{ \"schema\": { \"name\": \"plimsoll-suite\", \"major\": 1 }, \"name\": \"smoke\", \"description\": \"d\","
+        "{ \"schema\": { \"name\": \"plimsoll-suite\", \"major\": 1 }, \"name\": \"hull\", \"description\": \"d\","
         "  \"cases\": [ { \"name\": \"nothing\", \"workload\": { \"kind\": \"null\" } } ],"
         "  \"plots\": [ { \"kind\": \"tag_bars\", \"name\": \"tags\", \"groups\": [\"model\", \"case\"] } ] }";
     snprintf(path, sizeof path, "%s/s.json", d);
     write_text(path, suite);
-    expect(d, 0, "out/smoke-tags.tsv", "plot base.json --suite s.json -o out --no-draw");
+    expect(d, 0, "out/hull-tags.tsv", "plot base.json --suite s.json -o out --no-draw");
     expect(d, 2, "no plot missing", "plot base.json --suite s.json --only missing");
     expect(d, 2, "neither png nor svg", "plot base.json --suite s.json --format gif");
     expect(d, 2, "a result file is needed", "plot");
-    snprintf(path, sizeof path, "%s/out/smoke-tags.gp", d);
+    snprintf(path, sizeof path, "%s/out/hull-tags.gp", d);
     char *script = read_text(path);
     cr_assert_not_null(strstr(script, "tag_name[1] = 'dequant'"));
     free(script);
     if (system("gnuplot --version >/dev/null 2>&1") == 0) {
         char command[800];
-        expect(d, 0, "smoke-tags.svg", "plot base.json --suite s.json --format svg");
+        expect(d, 0, "hull-tags.svg", "plot base.json --suite s.json --format svg");
         /* Anyone can redraw, with nothing of ours. */
-        snprintf(command, sizeof command, "cd '%s/out' && gnuplot smoke-tags.gp && test -s smoke-tags.png", d);
+        snprintf(command, sizeof command, "cd '%s/out' && gnuplot hull-tags.gp && test -s hull-tags.png", d);
         cr_assert_eq(system(command), 0);
     }
     free(d);
