@@ -22,11 +22,13 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
 add_library(plim_options INTERFACE)
 # Contraction is off so that a kernel and its plain twin round alike; kernels ask for FMA by name.
 target_compile_options(plim_options INTERFACE
-  -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
-  -ffp-contract=off -fno-math-errno -fvisibility=hidden)
+  "$<$<COMPILE_LANGUAGE:C>:-Wall;-Wextra;-Wconversion;-Wshadow;-Wstrict-prototypes;-Wmissing-prototypes;-Wvla;\
+-ffp-contract=off;-fno-math-errno;-fvisibility=hidden>"
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wshadow,-fvisibility=hidden;--extended-lambda;-lineinfo>")
 target_compile_definitions(plim_options INTERFACE _GNU_SOURCE)
 if(PLIMSOLL_WERROR)
-  target_compile_options(plim_options INTERFACE -Werror)
+  target_compile_options(plim_options INTERFACE
+    "$<$<COMPILE_LANGUAGE:C>:-Werror>" "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Werror;-Werror=all-warnings>")
 endif()
 if(PLIMSOLL_SANITIZE)
   target_compile_options(plim_options INTERFACE

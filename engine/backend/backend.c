@@ -7,6 +7,9 @@
 #include "cpu/blas.h"
 #include "cpu/cpu.h"
 #include "cpu/quantize_cpu.h"
+#ifdef PLIMSOLL_HAVE_CUDA
+#include "cuda/cuda_internal.h"
+#endif
 #include "null/null.h"
 
 struct backend_entry {
@@ -18,13 +21,21 @@ struct backend_entry {
 
 static const struct backend_entry entries[] = {
     { "cpu", &cpu_backend_ops, &cpu_backend_predict_ops, &cpu_quantize_ops },
+#ifdef PLIMSOLL_HAVE_CUDA
+    { "cuda", &cuda_backend_ops, &cuda_backend_predict_ops, NULL },
+#endif
     { "null", &null_backend_ops, &null_backend_predict_ops, NULL },
 };
 
 #define ENTRY_COUNT (sizeof entries / sizeof entries[0])
 
+#ifdef PLIMSOLL_HAVE_CUDA
+#define BACKEND_LIST "cpu, cuda, null"
+static const char *const names[ENTRY_COUNT + 1] = { "cpu", "cuda", "null", NULL };
+#else
 #define BACKEND_LIST "cpu, null"
 static const char *const names[ENTRY_COUNT + 1] = { "cpu", "null", NULL };
+#endif
 
 static const struct backend_entry *entry_find(const char *name)
 {

@@ -189,10 +189,12 @@ struct attention_scratch {
 };
 
 struct backend_predict_ops {
-    /* What `open` keeps (tag metadata). */
+    /* What `open` keeps (tag metadata), on the fast tier and, where that isn't RAM, in host memory. */
     size_t (*open_bytes)(const struct plim_parameters *parameters);
-    /* Owned bytes (tag weights) and mapped bytes of a ready matrix. */
+    size_t (*open_host_bytes)(const struct plim_parameters *parameters);     /* NULL: none */
+    /* Owned bytes of a ready matrix (tag weights; in host memory where that is another tier: metadata), mapped bytes. */
     size_t (*matrix_bytes)(const struct linear_shape *shape, const struct plim_parameters *parameters);
+    size_t (*matrix_host_bytes)(const struct linear_shape *shape);           /* NULL: none */
     size_t (*matrix_mapped_bytes)(const struct linear_shape *shape);
     struct linear_scratch (*linear_scratch)(const struct linear_shape *shape, size_t rows,
                                             const struct plim_parameters *parameters);

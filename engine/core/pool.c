@@ -15,6 +15,7 @@
 struct plim_pool {
     pthread_mutex_t mutex;
     struct blocks blocks;
+    enum plim_tier host_tier;       /* the one that is ordinary memory */
     uint64_t budget_bytes[PLIM_TIER_COUNT];
     uint64_t fail_in;               /* 1: the next allocation fails; 0: none does */
     char scope[64];
@@ -165,6 +166,8 @@ uint64_t plim_pool_close(struct plim_pool *pool)
 static struct block *take(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, size_t bytes,
                           const char *site, bool *zeroed, struct plim_err *err)
 {
+    if (tier == PLIM_HOST)
+        tier = pool->host_tier;
     if (!admit(pool, tier, tag, bytes, err))
         return NULL;
     struct block *block = blocks_take(&pool->blocks, tier, bytes, zeroed);

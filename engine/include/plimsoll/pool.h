@@ -39,7 +39,8 @@
 enum plim_tier {
     PLIM_FAST,
     PLIM_SLOW,
-    PLIM_TIER_COUNT
+    PLIM_TIER_COUNT,
+    PLIM_HOST = PLIM_TIER_COUNT   /* in requests: whichever of the two the host can read and write as ordinary memory */
 };
 
 /*

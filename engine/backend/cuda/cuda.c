@@ -1,0 +1,148 @@
+/* The CUDA backend's table; opening and closing the device. */
+
+#include "cuda_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define OLDEST_COMPUTE_CAPABILITY 80
+
+/* ---- the device ---- */
+
+static int describe_device(struct cuda *cuda, struct plim_err *err)
+{
+    struct cudaDeviceProp properties;
+
+    CUDA_TRY(cudaGetDeviceProperties(&properties, cuda->device), err);
+    snprintf(cuda->name, sizeof cuda->name, "%s", properties.name);
+    cuda->compute_capability = properties.major * 10 + properties.minor;
+    cuda->multiprocessors = properties.multiProcessorCount;
+    cuda->l2_bytes = (size_t)properties.l2CacheSize;
+    cuda->shared_bytes = properties.sharedMemPerBlockOptin;
+    cuda->overlap_launches = cuda->compute_capability >= 90;
+    if (cuda->compute_capability < OLDEST_COMPUTE_CAPABILITY)
+        return plim_err_input(err, "device %d (%s): compute capability %d.%d, wanted %d.%d or later", cuda->device,
+                              cuda->name, properties.major, properties.minor, OLDEST_COMPUTE_CAPABILITY / 10,
+                              OLDEST_COMPUTE_CAPABILITY % 10);
+    return 0;
+}
+
+static int open_device(struct cuda *cuda, struct plim_err *err)
+{
+    if (cuda_device_select(cuda->device, err) < 0 || describe_device(cuda, err) < 0)
+        return -1;
+    CUDA_TRY(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), err);
+    CUDA_TRY(cudaStreamCreateWithFlags(&cuda->side, cudaStreamNonBlocking), err);
+    CUDA_TRY(cudaEventCreateWithFlags(&cuda->fork, cudaEventDisableTiming), err);
+    CUDA_TRY(cudaEventCreateWithFlags(&cuda->join, cudaEventDisableTiming), err);
+    return 0;
+}
+
+int cuda_device_select(int device, struct plim_err *err)
+{
+    int count = 0, driver = 0, runtime = 0;
+    cudaError_t status = cudaGetDeviceCount(&count);
+
+    if (status == cudaErrorInsufficientDriver) {
+        cudaDriverGetVersion(&driver);
+        cudaRuntimeGetVersion(&runtime);
+        cudaGetLastError();
+        if (driver == 0)
+            return plim_err_set(err, PLIM_ERR_SYSTEM, "no NVIDIA driver is installed");
+        return plim_err_set(err, PLIM_ERR_SYSTEM, "the NVIDIA driver is for CUDA %d.%d, older than this build's %d.%d",
+                            driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    }
+    if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) {
+        cudaGetLastError();
+        return plim_err_set(err, PLIM_ERR_SYSTEM, "there is an NVIDIA driver, but no device");
+    }
+    if (cuda_check(status, "looking for devices", err) < 0)
+        return -1;
+    if (device >= count)
+        return plim_err_input(err, "device %d: there are %d, counted from 0", device, count);
+    return cuda_check(cudaSetDevice(device), "choosing the device", err);
+}
+
+static void cuda_close(struct backend *backend)
+{
+    struct cuda *cuda = cuda_of(backend);
+
+    if (!cuda)
+        return;
+    if (cuda->stream)
+        cudaStreamSynchronize(cuda->stream);
+    if (cuda->side)
+        cudaStreamSynchronize(cuda->side);
+    plim_pool_free(backend->pool, cuda->step);
+    if (cuda->fork)
+        cudaEventDestroy(cuda->fork);
+    if (cuda->join)
+        cudaEventDestroy(cuda->join);
+    if (cuda->side)
+        cudaStreamDestroy(cuda->side);
+    if (cuda->stream)
+        cudaStreamDestroy(cuda->stream);
+    plim_pool_free(backend->pool, cuda);
+    backend->impl = NULL;
+}
+
+static int cuda_open(struct backend *backend, struct plim_err *err)
+{
+    struct cuda *cuda = plim_pool_calloc(backend->pool, PLIM_HOST, PLIM_TAG_METADATA, 1, sizeof *cuda, err);
+
+    if (!cuda)
+        return -1;
+    backend->impl = cuda;
+    if (open_device(cuda, err) < 0)
+        goto fail;
+    cuda->step = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_METADATA, sizeof *cuda->step, err);
+    if (!cuda->step)
+        goto fail;
+    return 0;
+
+fail:
+    cuda_close(backend);
+    return -1;
+}
+
+static size_t cuda_open_bytes(const struct plim_parameters *parameters)
+{
+    (void)parameters;
+    return sizeof(struct cuda_step);
+}
+
+static size_t cuda_open_host_bytes(const struct plim_parameters *parameters)
+{
+    (void)parameters;
+    return sizeof(struct cuda);
+}
+
+const struct backend_ops cuda_backend_ops = {
+    .name = "cuda",
+    .unified_memory = false,
+    .open = cuda_open,
+    .close = cuda_close,
+    .matrix_init = cuda_matrix_init,
+    .matrix_release = cuda_matrix_release,
+    .linear = cuda_linear,
+    .embed = cuda_embed,
+    .rms_norm = cuda_rms_norm,
+    .rope = cuda_rope,
+    .kv_store = cuda_kv_store,
+    .attention = cuda_attention,
+    .act_mul = cuda_act_mul,
+    .add = cuda_add,
+    .softcap = cuda_softcap,
+    .upload = cuda_upload,
+    .download = cuda_download,
+};
+
+const struct backend_predict_ops cuda_backend_predict_ops = {
+    .open_bytes = cuda_open_bytes,
+    .open_host_bytes = cuda_open_host_bytes,
+    .matrix_bytes = cuda_matrix_bytes,
+    .matrix_host_bytes = cuda_matrix_host_bytes,
+    .matrix_mapped_bytes = cuda_matrix_mapped_bytes,
+    .linear_scratch = cuda_linear_scratch,
+    .attention_scratch = cuda_attention_scratch,
+};

@@ -1,0 +1,146 @@
+#ifndef PLIM_CUDA_INTERNAL_H
+#define PLIM_CUDA_INTERNAL_H
+
+/*
+ * The CUDA backend: what its files share. C and C++ alike (nvcc compiles .cu files as C++).
+ *
+ *   cuda.c             the table of operations, opening and closing
+ *   cuda_check.c       errors with context
+ *   cuda_memory.c      device memory for the pool's fast tier
+ *   cuda_libraries.c   cuBLAS, loaded when it is first needed
+ *   cuda_kernels.cuh   what kernels share: launching, reductions, the step in device memory
+ *   linear*.cu attention*.cu kv*.cu norm.cu rope.cu elementwise.cu embed.cu   operations
+ *
+ * Rules for every operation: work goes to cuda->stream in order and nothing waits for it but `download`; memory comes from
+ * the pool (device: PLIM_FAST, host: PLIM_HOST), so freeing a block that kernels still use is fine as long as the next
+ * owner's work is on the same stream; work on cuda->side is joined to cuda->stream before its blocks are freed.
+ *
+ * An operation that may be part of the decode step's graph (every one, with one row) makes no call that a capture forbids:
+ * no synchronisation, no memory from the driver, and nothing passed by value that changes from step to step. The position
+ * is the only such thing: see struct cuda_step.
+ */
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "backend.h"
+#include "quantize_ops.h"
+
+struct cuda_blas;
+
+/*
+ * What changes from one decoded token to the next, in device memory, so that a captured graph can be launched again. While
+ * cuda->in_step is set, kernels take the position from here: cuda_step(cuda) is passed to them, and their `first` or
+ * `past` by value is ignored (cuda_position in cuda_kernels.cuh). Outside, cuda_step returns NULL and they use the value.
+ */
+struct cuda_step {
+    uint32_t past;             /* tokens in the cache before this one: its position */
+    uint32_t reserved[15];
+};
+
+struct cuda {
+    int device;
+    char name[128];            /* "NVIDIA H100 80GB HBM3" */
+    int compute_capability;    /* 90 for 9.0 */
+    int multiprocessors;
+    size_t l2_bytes;
+    size_t shared_bytes;       /* that one block may have, opted in */
+    cudaStream_t stream;       /* operations, in order */
+    cudaStream_t side;         /* what overlaps with it: copies, expansions */
+    cudaEvent_t fork, join;    /* to order the two: record on one stream, wait on the other; timing is off */
+    bool overlap_launches;     /* programmatic dependent launch is there (compute capability 9.0) */
+
+    bool in_step;              /* a decode step is being captured, or run in its form */
+    struct cuda_step *step;    /* device, tag metadata */
+
+    struct cuda_blas *blas;    /* NULL until first needed: cuda_blas() */
+};
+
+static inline struct cuda *cuda_of(const struct backend *backend)
+{
+    return (struct cuda *)backend->impl;
+}
+
+/* NULL outside a decode step: then positions go by value. */
+static inline const struct cuda_step *cuda_step(const struct cuda *cuda)
+{
+    return cuda->in_step ? cuda->step : NULL;
+}
+
+/* ---- checked calls ---- */
+
+/*
+ * 0, or -1 with `err` set: "what: CUDA's own words (its name for it), device 0". Kind memory when CUDA says that memory is
+ * out, else system. `what` names the call and its purpose: "cudaMemcpyAsync of a cached row".
+ */
+int cuda_check(cudaError_t status, const char *what, struct plim_err *err);
+
+/* After <<<>>>: what launching `kernel` said. */
+int cuda_launch_check(const char *kernel, struct plim_err *err);
+
+/* As a statement that fails the function it stands in; for functions with nothing to undo. */
+#define CUDA_TRY(call, err)                                                                                            \
+    do {                                                                                                               \
+        if (cuda_check((call), #call, (err)) < 0)                                                                      \
+            return -1;                                                                                                 \
+    } while (0)
+
+/*
+ * Makes `device` the calling thread's, or says in one line why it can't be used: no driver, a driver older than this
+ * build's runtime, no such device.
+ */
+int cuda_device_select(int device, struct plim_err *err);
+
+/* ---- operations, as in backend.h; each is replaced in its own file ---- */
+
+extern const struct backend_ops cuda_backend_ops;
+extern const struct backend_predict_ops cuda_backend_predict_ops;
+
+/* linear*.cu */
+int cuda_matrix_init(struct backend *backend, struct matrix *matrix, const struct linear_source *source,
+                     struct plim_err *err);
+void cuda_matrix_release(struct backend *backend, struct matrix *matrix);
+int cuda_linear(struct backend *backend, const struct matrix *matrix, const float *x, size_t rows, float *y,
+                bool accumulate, struct plim_err *err);
+size_t cuda_matrix_bytes(const struct linear_shape *shape, const struct plim_parameters *parameters);
+size_t cuda_matrix_host_bytes(const struct linear_shape *shape);
+size_t cuda_matrix_mapped_bytes(const struct linear_shape *shape);
+struct linear_scratch cuda_linear_scratch(const struct linear_shape *shape, size_t rows,
+                                          const struct plim_parameters *parameters);
+
+/* attention*.cu, kv*.cu */
+int cuda_kv_store(struct backend *backend, const float *k, const float *v, size_t rows, size_t width, size_t first,
+                  void *cache_k, void *cache_v, struct plim_err *err);
+int cuda_attention(struct backend *backend, const struct attention_shape *shape, const float *q, const void *cache_k,
+                   const void *cache_v, size_t past, size_t rows, float *out, struct plim_err *err);
+struct attention_scratch cuda_attention_scratch(const struct attention_shape *shape, size_t past, size_t rows,
+                                                const struct plim_parameters *parameters);
+
+/* norm.cu, rope.cu, elementwise.cu, embed.cu */
+int cuda_embed(struct backend *backend, enum dtype dtype, const void *table, size_t width, const int32_t *ids,
+               size_t rows, float scale, float *out, struct plim_err *err);
+int cuda_rms_norm(struct backend *backend, const float *x, const float *weight, float offset, double eps, size_t rows,
+                  size_t width, float *out, struct plim_err *err);
+int cuda_rope(struct backend *backend, float *x, const float *sin_cos, size_t first, size_t rows, size_t head_count,
+              size_t head_dim, struct plim_err *err);
+int cuda_act_mul(struct backend *backend, enum activation activation, float *gate, const float *up, size_t n,
+                 struct plim_err *err);
+int cuda_add(struct backend *backend, float *x, const float *y, float scale, size_t n, struct plim_err *err);
+int cuda_softcap(struct backend *backend, float *x, float cap, size_t n, struct plim_err *err);
+
+/* transfer.c: through pinned staging where the host's memory is pageable; `upload` may return before the copy is done,
+   but not before `host` has been read. */
+int cuda_upload(struct backend *backend, void *device, const void *host, size_t bytes, struct plim_err *err);
+int cuda_download(struct backend *backend, void *host, const void *device, size_t bytes, struct plim_err *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
