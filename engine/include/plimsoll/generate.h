@@ -1,7 +1,7 @@
 #ifndef PLIMSOLL_GENERATE_H
 #define PLIMSOLL_GENERATE_H
 
-/* Sampling, generation and perplexity on top of a session. */
+/* Sampling, generation, perplexity and divergence on top of a session. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -89,5 +89,22 @@ struct plim_perplexity {
  */
 int plim_perplexity(struct plim_session *session, const int32_t *ids, size_t count, size_t window,
                     struct plim_perplexity *out, struct plim_err *err);
+
+/* How far a model's predictions are from a reference's, both over the same tokens. */
+struct plim_divergence {
+    double kl_sum;                     /* of KL(reference || model), natural log, over all positions */
+    double kl_mean;                    /* a position */
+    uint64_t position_count;           /* every token of every window */
+    uint64_t agreement_count;          /* positions at which both find the same token most probable */
+    struct plim_perplexity model, reference;   /* of the tokens that follow in the window, as plim_perplexity counts them */
+};
+
+/*
+ * Windows as in plim_perplexity, each run by both sessions piece by piece; the reference's logits of one piece are held
+ * meanwhile (tag logits, in the reference's pool, at most PLIM_LOGITS_BYTES). The sessions may be of one engine or of
+ * two; their models must have vocabularies of one size. Both are rewound to 0, before and after.
+ */
+int plim_divergence(struct plim_session *session, struct plim_session *reference, const int32_t *ids, size_t count,
+                    size_t window, struct plim_divergence *out, struct plim_err *err);
 
 #endif
