@@ -327,15 +327,16 @@ static int run_cases(struct run *run, struct plim_err *err)
 int runner_run(const struct suite *suite, const struct executor *executor, const struct run_options *options,
                struct result *result, struct plim_err *err)
 {
-    struct run run = { .suite = suite, .executor = executor, .options = options, .result = result };
     uint64_t start_ns = plim_now_ns();
+    struct run run = { .suite = suite, .executor = executor, .options = options, .result = result,
+                       .synced_ns = start_ns };
     int rc;
 
     *result = (struct result){ 0 };
     if (describe(suite, executor, options, result, err) < 0 ||
         (options->resume && resume(result, options->resume, err) < 0))
         return -1;
-    if (save(&run, true, err) < 0)   /* a disk that is full is found before the work, not after it */
+    if (save(&run, false, err) < 0)   /* a disk that is full is found before the work, not after it */
         return -1;
     rc = run_cases(&run, err);
     result->complete = rc == 0 && result->case_count >= suite->case_count;

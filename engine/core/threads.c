@@ -27,18 +27,20 @@ struct threads {
     int count;
     pthread_t *workers;            /* count - 1 */
     int started;                   /* of these */
-    /* The loop being run: written before `loop` changes, read after. */
-    threads_body *body;            /* NULL: the team is closing */
+    atomic_bool closing;
+    /* The loop being run: written while no piece of it can be taken, read by whoever has taken one. */
+    threads_body *body;
     void *context;
     size_t range, grain;
-    _Alignas(64) struct signal_word loop;      /* number of the loop, modulo 2^32 */
-    _Alignas(64) struct signal_word pending;   /* workers still in it */
+    uint32_t pieces;
+    _Alignas(64) _Atomic uint32_t untaken;     /* pieces that nobody has begun */
+    _Alignas(64) struct signal_word loop;      /* number of the loop, modulo 2^32: workers wait for the next */
+    _Alignas(64) struct signal_word pending;   /* pieces not yet done: the caller waits for none */
 };
 
 struct worker_start {
     struct threads *threads;
     int thread;
-    uint32_t loop;
 };
 
 /* ---- waiting ---- */
@@ -73,17 +75,34 @@ static void wake(struct signal_word *word)
 
 /* ---- loops ---- */
 
-static void run_piece(const struct threads *threads, int thread)
+static void run_piece(const struct threads *threads, uint32_t piece, int thread)
 {
-    /* Every thread has `each` grains, the first `extra` threads one more. */
-    size_t count = (size_t)threads->count, t = (size_t)thread;
+    /* Every piece has `each` grains, the first `extra` pieces one more. */
     size_t grains = plim_ceil_div(threads->range, threads->grain);
-    size_t each = grains / count, extra = grains % count;
-    size_t first = t * each + plim_min(t, extra);
+    size_t each = grains / threads->pieces, extra = grains % threads->pieces;
+    size_t first = piece * each + plim_min(piece, extra);
     size_t begin = first * threads->grain;
-    size_t end = plim_min((first + each + (t < extra)) * threads->grain, threads->range);
-    if (begin < end)
-        threads->body(threads->context, begin, end, thread);
+    size_t end = plim_min((first + each + (piece < extra)) * threads->grain, threads->range);
+    threads->body(threads->context, begin, end, thread);
+}
+
+/*
+ * Whoever comes takes the next piece, so a worker that the system is slow to run costs a loop nothing: the others do
+ * its share, and nobody waits for it. A worker that comes late finds no piece left, or one of a later loop, which is as
+ * good: it looks at the loop only after taking a piece, and a loop does not end before its pieces do.
+ */
+static void take_pieces(struct threads *threads, int thread)
+{
+    uint32_t untaken = atomic_load_explicit(&threads->untaken, memory_order_relaxed);
+    while (untaken > 0) {
+        if (!atomic_compare_exchange_weak_explicit(&threads->untaken, &untaken, untaken - 1, memory_order_acquire,
+                                                   memory_order_relaxed))
+            continue;
+        run_piece(threads, threads->pieces - untaken, thread);
+        if (atomic_fetch_sub(&threads->pending.value, 1) == 1)
+            wake(&threads->pending);
+        untaken = atomic_load_explicit(&threads->untaken, memory_order_relaxed);
+    }
 }
 
 static void *worker_main(void *argument)
@@ -91,23 +110,16 @@ static void *worker_main(void *argument)
     struct worker_start start = *(struct worker_start *)argument;
     free(argument);
     struct threads *threads = start.threads;
-    for (uint32_t loop = start.loop;; loop++) {
+    for (uint32_t loop = 0; !atomic_load(&threads->closing);) {
         wait_for_change(&threads->loop, loop);
-        if (!threads->body)
-            return NULL;
-        run_piece(threads, start.thread);
-        if (atomic_fetch_sub(&threads->pending.value, 1) == 1)
-            wake(&threads->pending);
+        loop = atomic_load(&threads->loop.value);
+        take_pieces(threads, start.thread);
     }
+    return NULL;
 }
 
-static void publish(struct threads *threads, threads_body *body, void *context, size_t range, size_t grain)
+static void next_loop(struct threads *threads)
 {
-    threads->body = body;
-    threads->context = context;
-    threads->range = range;
-    threads->grain = grain;
-    atomic_store(&threads->pending.value, (uint32_t)threads->started);
     atomic_fetch_add(&threads->loop.value, 1);
     wake(&threads->loop);
 }
@@ -120,8 +132,16 @@ void threads_run(struct threads *threads, size_t range, size_t grain, threads_bo
         body(context, 0, range, 0);
         return;
     }
-    publish(threads, body, context, range, grain);
-    run_piece(threads, 0);
+    size_t pieces = plim_min((size_t)threads->count, plim_ceil_div(range, grain));
+    threads->body = body;
+    threads->context = context;
+    threads->range = range;
+    threads->grain = grain;
+    threads->pieces = (uint32_t)pieces;
+    atomic_store(&threads->pending.value, threads->pieces);
+    atomic_store_explicit(&threads->untaken, threads->pieces, memory_order_release);
+    next_loop(threads);
+    take_pieces(threads, 0);
     for (;;) {
         uint32_t left = atomic_load(&threads->pending.value);
         if (left == 0)
@@ -137,7 +157,7 @@ static int start_worker(struct threads *threads, int thread)
     struct worker_start *start = malloc(sizeof *start);
     if (!start)
         return -1;
-    *start = (struct worker_start){ threads, thread, 0 };
+    *start = (struct worker_start){ threads, thread };
     if (pthread_create(&threads->workers[threads->started], NULL, worker_main, start) != 0) {
         free(start);
         return -1;
@@ -179,7 +199,8 @@ void threads_close(struct threads *threads)
 {
     if (!threads)
         return;
-    publish(threads, NULL, NULL, 0, 1);
+    atomic_store(&threads->closing, true);
+    next_loop(threads);
     for (int i = 0; i < threads->started; i++)
         pthread_join(threads->workers[i], NULL);
     free(threads->workers);

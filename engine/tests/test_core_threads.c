@@ -13,7 +13,7 @@ struct cover {
     unsigned char *seen;
     size_t grain, range;
     _Atomic int pieces, bad;
-    _Atomic unsigned used;   /* bit per thread */
+    _Atomic unsigned busy, used;   /* bit per thread */
 };
 
 static void mark(void *context, size_t begin, size_t end, int thread)
@@ -21,11 +21,13 @@ static void mark(void *context, size_t begin, size_t end, int thread)
     struct cover *cover = context;
     if (begin >= end || begin % cover->grain || (end % cover->grain && end != cover->range))
         atomic_fetch_add(&cover->bad, 1);
+    if (atomic_fetch_or(&cover->busy, 1u << thread) & 1u << thread)
+        atomic_fetch_add(&cover->bad, 1);
     for (size_t i = begin; i < end; i++)
         cover->seen[i]++;
     atomic_fetch_add(&cover->pieces, 1);
-    if (atomic_fetch_or(&cover->used, 1u << thread) & 1u << thread)
-        atomic_fetch_add(&cover->bad, 1);
+    atomic_fetch_or(&cover->used, 1u << thread);
+    atomic_fetch_and(&cover->busy, ~(1u << thread));
 }
 
 Test(threads, every_index_is_run_once_in_pieces_cut_at_the_grain)
