@@ -111,8 +111,18 @@ static int check_deterministic(const struct accepter *a, const char *case_id, co
     return 0;
 }
 
+static bool same_runs(const struct metric *accepted, const struct metric *now)
+{
+    return now->class == METRIC_EXACT ||
+           (accepted->run_count == now->run_count &&
+            (!now->run_count ||
+             memcmp(accepted->run_samples, now->run_samples, now->run_count * sizeof now->run_samples[0]) == 0));
+}
+
 static bool same_value(const struct metric *accepted, const struct metric *now, size_t kept_samples)
 {
+    if (!same_runs(accepted, now))
+        return false;
     if (accepted->class != now->class || accepted->direction != now->direction ||
         strcmp(accepted->unit, now->unit) != 0 || accepted->sample_count != kept_samples)
         return false;
@@ -134,8 +144,10 @@ static int take_value(struct accepter *a, struct metric *accepted, const struct 
     accepted->class = now->class;
     accepted->direction = now->direction;
     if (result_set_string(&accepted->unit, now->unit, a->err) < 0 ||
-        result_set_string(&accepted->reason, a->options->reason, a->err) < 0)
+        result_set_string(&accepted->reason, a->options->reason, a->err) < 0 ||
+        metric_set_runs(accepted, now->run_samples, now->class == METRIC_EXACT ? 0 : now->run_count, a->err) < 0)
         return -1;
+    metric_clear_allowance(accepted);
     free(accepted->samples);
     accepted->samples = NULL;
     accepted->sample_count = 0;
@@ -149,6 +161,49 @@ static int take_value(struct accepter *a, struct metric *accepted, const struct 
         if (metric_set_text(accepted, now->texts.items[i].text, now->texts.items[i].name, a->err) < 0)
             return -1;
     }
+    return 0;
+}
+
+/* ---- another run joins ---- */
+
+static void drop_oldest_run(struct metric *metric)
+{
+    size_t samples = metric->run_samples[0];
+    metric->sample_count -= samples;
+    memmove(metric->samples, metric->samples + samples, metric->sample_count * sizeof metric->samples[0]);
+    metric->run_count--;
+    memmove(metric->run_samples, metric->run_samples + 1, metric->run_count * sizeof metric->run_samples[0]);
+}
+
+static bool can_join(const struct metric *accepted, const struct metric *now)
+{
+    return accepted->class == now->class && accepted->direction == now->direction && now->sample_count &&
+           accepted->sample_count && strcmp(accepted->unit, now->unit) == 0;
+}
+
+/* What was one run so far says so now; then the new ones follow. */
+static int join_runs(struct accepter *a, struct metric *accepted, const struct metric *now)
+{
+    const struct metric *sides[] = { accepted, now };
+    size_t runs[2 * BASELINE_POOLED_RUNS], count = 0;
+    for (int side = 0; side < 2; side++) {
+        size_t own = sides[side]->run_count;
+        if (own > BASELINE_POOLED_RUNS)
+            return plim_err_input(a->err, "%s has %zu pooled runs, at most %d are kept", now->name, own,
+                                  BASELINE_POOLED_RUNS);
+        for (size_t i = 0; i < own; i++)
+            runs[count++] = sides[side]->run_samples[i];
+        if (!own)
+            runs[count++] = sides[side]->sample_count;
+    }
+    for (size_t i = 0; i < now->sample_count; i++) {
+        if (metric_add_sample(accepted, now->samples[i], a->err) < 0)
+            return -1;
+    }
+    if (metric_set_runs(accepted, runs, count, a->err) < 0)
+        return -1;
+    while (accepted->run_count > BASELINE_POOLED_RUNS)
+        drop_oldest_run(accepted);
     return 0;
 }
 
@@ -176,6 +231,10 @@ static int accept_metric(struct accepter *a, struct result_case *accepted_case, 
     describe(now, key, after, sizeof after);
     if (accepted) {
         *place = (size_t)(accepted - accepted_case->metrics) + 1;
+        if (a->options->pool && (COMPARE_MACHINE & (1u << now->class)) && can_join(accepted, now)) {
+            a->file->changed++;
+            return join_runs(a, accepted, now);
+        }
         if (same_value(accepted, now, kept_samples)) {
             a->file->unchanged++;
             return 0;

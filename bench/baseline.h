@@ -15,6 +15,10 @@
  *   - A digest that holds under a key (ISA and BLAS core) is added beside those of other keys.
  *   - A case that crashed, timed out or failed is never accepted; one that ran out of memory may be meant to.
  *   - An exact metric whose repeats differ is an error: it is not exact.
+ *   - An allowance ends with the value that it was for.
+ *
+ * Stored timings carry the offset of the session in which they were measured. Those of several days, pooled, show how
+ * large that is, and only then are they gated (compare.h).
  */
 
 #include <stdbool.h>
@@ -41,7 +45,10 @@ struct baseline_accept_options {
     const char *reason;            /* kept with each value that changes or is new; or NULL */
     unsigned classes;              /* COMPARE_PORTABLE, COMPARE_MACHINE or both */
     bool prune;                    /* also drop cases and metrics that the result does not have */
+    bool pool;                     /* timings and system metrics join those accepted before, as another run */
 };
+
+#define BASELINE_POOLED_RUNS 10    /* at most; the oldest go */
 
 struct baseline_change {
     char *case_id;
@@ -68,6 +75,41 @@ struct baseline_report {
  */
 int baseline_accept(const struct result *result, const struct baseline_accept_options *options,
                     struct baseline_report *report, struct plim_err *err);
+
+/*
+ * Makes one result of several runs of a suite on one machine: samples one after the other, each metric knowing how many
+ * came from each run. Kind input when they are not runs of the same suite file, when one is there twice, when a case
+ * ended differently, or when an exact metric is not the same in all: it is nondeterministic. Kind compare when their
+ * machine classes differ.
+ */
+int baseline_pool(const struct result *runs, size_t count, struct result *pooled, struct plim_err *err);
+
+/* ---- baseline_upkeep.c ---- */
+
+/* Counts of what one file's upkeep did. */
+struct baseline_upkeep {
+    size_t metrics;                /* allow: that carry the allowance now; prune: dropped with their cases */
+    size_t cases;                  /* prune: dropped */
+    size_t allowances;             /* prune: expired, dropped */
+    int from_minor;                /* migrate: the schema's minor version before; that of this program for no change */
+};
+
+/*
+ * Lets the exact values of a suite that match rise by so much until a day ("2026-12-31"), for a reason that reviewers
+ * read; a rise of 0 takes allowances away. Kind input when nothing matches.
+ */
+int baseline_allow(const char *directory, const char *suite, const char *case_pattern, const char *metric_pattern,
+                   const struct allowance *allowance, struct baseline_upkeep *done, struct plim_err *err);
+
+/*
+ * Drops from the file at `path` the cases that the suite doesn't have any more, and allowances that expired before
+ * `today`. `ids` are the suite's cases. Written only when something was dropped, and not when `dry`.
+ */
+int baseline_prune(const char *path, const char *const *ids, size_t count, const char *today, bool dry,
+                   struct baseline_upkeep *done, struct plim_err *err);
+
+/* Rewrites a file of an older minor version of the schema as of this program's. */
+int baseline_migrate(const char *path, bool dry, struct baseline_upkeep *done, struct plim_err *err);
 
 void baseline_report_release(struct baseline_report *report);
 

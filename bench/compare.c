@@ -6,13 +6,14 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "compare_parts.h"
 #include "heap.h"
 
 #define MIB (1024.0 * 1024.0)
 
-static const char *const verdict_names[] = { "skipped", "new",     "pass", "improved", "inconclusive",
+static const char *const verdict_names[] = { "skipped", "new",     "pass", "improved", "allowed", "inconclusive",
                                              "stale",   "missing", "warn", "invalid_output", "fail", "broken" };
 
 const char *verdict_name(enum verdict verdict)
@@ -22,7 +23,7 @@ const char *verdict_name(enum verdict verdict)
 
 struct compare_policy compare_policy_default(void)
 {
-    return (struct compare_policy){
+    struct compare_policy policy = {
         .classes = COMPARE_ALL,
         .bounded_relative = 1e-3,
         .system_warn_relative = 0.02,
@@ -33,6 +34,10 @@ struct compare_policy compare_policy_default(void)
         .timing_min_samples = 5,
         .bootstrap = { .level = 0.99, .resamples = 10000, .seed = 20261124 },
     };
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(policy.today, sizeof policy.today, "%Y-%m-%d", gmtime_r(&now, &utc));
+    return policy;
 }
 
 void comparison_note(struct comparison *comparison, const char *format, ...)
@@ -99,6 +104,7 @@ struct comparer {
     const struct compare_policy *policy;
     unsigned scope;            /* classes that the baseline is meant to hold */
     bool same_machine;
+    bool stored;               /* compared with a baseline, not with another result */
     bool busy;                 /* the machine was, in one of the runs: timings tell nothing */
     bool first;                /* the comparison's first baseline: it says which cases are new or missing */
     struct plim_err *err;
@@ -123,6 +129,9 @@ static int judge(struct comparer *k, struct finding *f)
     }
     if (judge_metric(f, k->policy, k->err) < 0)
         return -1;
+    if (k->stored && f->class == METRIC_TIMING)
+        limit_stored_timing(f, k->policy);
+    k->comparison->reported_only_count += f->reported_only;
     if (k->busy && f->class == METRIC_TIMING && (f->verdict == VERDICT_FAIL || f->verdict == VERDICT_IMPROVED))
         f->verdict = VERDICT_INCONCLUSIVE;
     return 0;
@@ -332,6 +341,37 @@ static bool look_at_load(struct comparison *c, const struct result *side, const 
     return true;
 }
 
+static bool output_changed_in(const struct finding *f)
+{
+    return f->result && f->result->texts.count && (f->verdict == VERDICT_FAIL || f->verdict == VERDICT_WARN);
+}
+
+static bool output_changed(const struct comparison *c, const struct result_case *of)
+{
+    for (size_t i = 0; i < c->finding_count; i++) {
+        if (c->findings[i].result_case == of && output_changed_in(&c->findings[i]))
+            return true;
+    }
+    return false;
+}
+
+/* Faster with another output is not the same work. The digest may come from another baseline than the timing. */
+static void distrust_gains(struct comparison *c)
+{
+    bool any = false;
+    for (size_t i = 0; i < c->finding_count && !any; i++)
+        any = output_changed_in(&c->findings[i]);
+    for (size_t i = 0; i < c->finding_count && any; i++) {
+        struct finding *f = &c->findings[i];
+        if (f->verdict != VERDICT_IMPROVED || f->class != METRIC_TIMING || !f->result || !output_changed(c, f->result_case))
+            continue;
+        c->counts[f->verdict]--;
+        f->verdict = VERDICT_INVALID_OUTPUT;
+        c->counts[f->verdict]++;
+        finding_say(f, "faster by %.1f%%, but the output changed", 100 * (1 - f->slowdown.estimate));
+    }
+}
+
 int compare_results(struct comparison *comparison, const struct result *baseline, const struct result *result,
                     const struct compare_policy *policy, struct plim_err *err)
 {
@@ -343,6 +383,7 @@ int compare_results(struct comparison *comparison, const struct result *baseline
     struct comparer k = { .comparison = comparison,
                           .policy = policy,
                           .scope = scope_of(baseline),
+                          .stored = baseline->is_baseline,
                           .same_machine = baseline->machine_class && result->machine_class &&
                                           strcmp(baseline->machine_class, result->machine_class) == 0,
                           .first = comparison->baseline_count == 1,
@@ -352,6 +393,7 @@ int compare_results(struct comparison *comparison, const struct result *baseline
     k.busy |= timings && look_at_load(comparison, result, "the result");
     if (compare_cases(&k, baseline, result) < 0)
         return -1;
+    distrust_gains(comparison);
     if (k.differing_cases && k.first)
         comparison_note(comparison, "%zu case%s ran with other settings than the baseline's (%s)", k.differing_cases,
                         k.differing_cases == 1 ? "" : "s", k.difference);

@@ -14,15 +14,20 @@
  *
  * How a metric is compared depends on its class:
  *
- *   exact    must be equal; all samples of one run must agree. Worse fails, better says that the baseline is stale, and
- *            a change of what has no better direction (a digest) fails. Digests are compared under equal keys only.
+ *   exact    must be equal; all samples of one run must agree, else the metric is nondeterministic and fails as such.
+ *            Worse fails unless an allowance in the baseline covers it (bytes, reason, last day), better says that the
+ *            baseline is stale, and a change of what has no better direction (a digest) fails. Digests are compared under
+ *            equal keys only.
  *   bounded  median within a relative (or absolute) bound.
  *   system   minimum of the samples within a tolerance: over max(2%, 2 MiB) is a warning, over max(10%, 10 MiB) fails; a
  *            suite's own tolerance fails at once. The minimum, since other programs only ever add.
  *   timing   the ratio of medians with a bootstrap interval. Fails when the whole interval is slower than the minimum
  *            effect (3%), improved when it is faster by as much, passes when a slowdown of 5/3 of it (5%) is excluded,
  *            and is inconclusive otherwise, with fewer than 5 samples on a side, or when the machine was busy: when the
- *            recorded load average at the start of a run was over 1.25 for each core.
+ *            recorded load average at the start of a run was over 1.25 for each core. Against a baseline a timing can
+ *            only fail where the baseline pools three runs or more whose medians agree within 10% (an A/A trial of what
+ *            is stored), and only beyond what these differ by; else it is reported, as a warning. Faster with another
+ *            output is no improvement: the verdict is invalid_output.
  *
  * Exact and bounded metrics are compared across machines; system and timing only within one machine class.
  *
@@ -44,6 +49,7 @@ enum verdict {
     VERDICT_NEW,           /* no baseline yet */
     VERDICT_PASS,
     VERDICT_IMPROVED,
+    VERDICT_ALLOWED,       /* exact and worse, but within an allowance of the baseline that has not expired */
     VERDICT_INCONCLUSIVE,  /* not enough evidence either way */
     VERDICT_STALE,         /* exact, and better than the baseline: accept it, or the gain can be lost unseen */
     VERDICT_MISSING,       /* the baseline has it, the result has not */
@@ -72,6 +78,7 @@ struct compare_policy {
     double system_warn_bytes, system_fail_bytes;
     double timing_effect;
     size_t timing_min_samples;
+    char today[11];                   /* "2026-11-24", UTC: allowances end */
     struct bootstrap_options bootstrap;
 };
 
@@ -87,6 +94,7 @@ struct finding {
     struct interval slowdown;              /* timings: how many times worse, 1.05 for 5%; else all 0 */
     double worse;                          /* relative change for the worse, to sort by; 0 when it has no number */
     bool few_samples;                      /* inconclusive for that reason alone */
+    bool reported_only;                    /* a stored timing that can't be gated, whatever it shows */
     size_t order;                          /* as they come in the result */
     char detail[240];                      /* why, in words; "" */
 };
@@ -101,6 +109,7 @@ struct comparison {
     size_t baseline_count;
     char baseline_class[104], result_class[104];   /* where machine classes differ, else "" */
     bool machine_refused;             /* system metrics or timings were left out for that */
+    size_t reported_only_count;       /* timings that were worse or better, but are not gated */
     char notes[8][320];               /* to print above the table */
     size_t note_count;
 };

@@ -11,6 +11,7 @@
 
 /* A pass is a slowdown of this many times the minimum effect excluded: 5% for the default 3%. */
 #define PASS_EFFECTS (5.0 / 3.0)
+#define GATING_RUNS_LIMIT 100    /* of pooled runs that are looked at; a file has no more */
 
 /* How much worse `after` is than `before`, relative to before: positive is worse. */
 static double relative_worsening(double before, double after, enum metric_direction direction)
@@ -47,7 +48,29 @@ static void compare_texts(struct finding *f)
     }
 }
 
-static void compare_exact(struct finding *f)
+/*
+ * A rise, or a change of what has no better direction: fails unless the baseline allows it. `change` is its size in the
+ * metric's unit.
+ */
+static void judge_rise(struct finding *f, double change, const char *today)
+{
+    const struct allowance *allow = &f->baseline->allow;
+    char allowed[40];
+    f->verdict = VERDICT_FAIL;
+    if (allow->rise <= 0)
+        return;
+    format_difference(allowed, sizeof allowed, allow->rise, f->result->unit);
+    if (strcmp(today, allow->until) > 0) {
+        finding_say(f, "the allowance of %s expired on %s (%.100s)", allowed, allow->until, allow->reason);
+    } else if (change > allow->rise) {
+        finding_say(f, "over the allowance of %s (%.100s)", allowed, allow->reason);
+    } else {
+        f->verdict = VERDICT_ALLOWED;
+        finding_say(f, "%s allowed until %s: %.100s", allowed, allow->until, allow->reason);
+    }
+}
+
+static void compare_exact(struct finding *f, const char *today)
 {
     if (f->baseline->texts.count && f->result->texts.count) {
         compare_texts(f);
@@ -58,7 +81,7 @@ static void compare_exact(struct finding *f)
         if (sides[i]->sample_count == 0 || samples_agree(sides[i]))
             continue;
         f->verdict = VERDICT_FAIL;
-        finding_say(f, "not deterministic: the repeats of the %s differ", i ? "result" : "baseline");
+        finding_say(f, "nondeterministic: the repeats of the %s differ", i ? "result" : "baseline");
         return;
     }
     if (!f->baseline->sample_count || !f->result->sample_count) {
@@ -74,7 +97,7 @@ static void compare_exact(struct finding *f)
         f->verdict = VERDICT_STALE;
         finding_say(f, "better than the baseline, which is stale");
     } else {
-        f->verdict = VERDICT_FAIL;
+        judge_rise(f, fabs(after - before), today);
     }
 }
 
@@ -189,6 +212,57 @@ static int compare_timing(struct finding *f, const struct compare_policy *policy
     return 0;
 }
 
+/* ---- stored timings ---- */
+
+#define GATING_RUNS 3            /* pooled in a baseline: two can agree by chance */
+#define GATEABLE_SPREAD 0.10     /* what differs by more between runs of one build can't be gated */
+
+/*
+ * How far the pooled runs of one build are apart: each run's median against the median of the others'. This is an A/A
+ * trial of the stored value, session offsets included. False with fewer than three runs.
+ */
+static bool runs_spread(const struct metric *stored, double *spread)
+{
+    double medians[GATING_RUNS_LIMIT], others[GATING_RUNS_LIMIT];
+    size_t runs = stored->run_count < GATING_RUNS_LIMIT ? stored->run_count : GATING_RUNS_LIMIT, first = 0;
+    *spread = 0;
+    if (runs < GATING_RUNS)
+        return false;
+    for (size_t i = 0; i < runs; first += stored->run_samples[i++])
+        medians[i] = median(stored->samples + first, stored->run_samples[i]);
+    for (size_t i = 0; i < runs; i++) {
+        size_t count = 0;
+        for (size_t k = 0; k < runs; k++) {
+            if (k != i)
+                others[count++] = medians[k];
+        }
+        *spread = fmax(*spread, fabs(log(medians[i] / median(others, count))));
+    }
+    *spread = expm1(*spread);
+    return true;
+}
+
+void limit_stored_timing(struct finding *f, const struct compare_policy *policy)
+{
+    double effect = f->result->gate.relative > 0 ? f->result->gate.relative : policy->timing_effect, spread;
+    char words[sizeof f->detail];
+    if (f->verdict != VERDICT_FAIL && f->verdict != VERDICT_IMPROVED)
+        return;
+    snprintf(words, sizeof words, "%s", f->detail);
+    if (!runs_spread(f->baseline, &spread)) {
+        f->reported_only = true;
+        finding_say(f, "%.120s; not gated: one session's timings carry its own offset", words);
+    } else if (spread > GATEABLE_SPREAD) {
+        f->reported_only = true;
+        finding_say(f, "%.120s; not gateable: runs of the baseline itself differ by %.0f%%", words, 100 * spread);
+    } else if (spread > effect && f->slowdown.low <= 1 + spread && f->slowdown.high >= 1 / (1 + spread)) {
+        f->verdict = VERDICT_INCONCLUSIVE;
+        finding_say(f, "%.120s; runs of the baseline itself differ by %.1f%%", words, 100 * spread);
+    }
+    if (f->reported_only && f->verdict == VERDICT_FAIL)
+        f->verdict = VERDICT_WARN;
+}
+
 /* ---- attribution ---- */
 
 /*
@@ -226,7 +300,10 @@ static void name_culprit(struct finding *f)
             }
         }
         if (*culprit) {
-            finding_say(f, "%s %s", culprit, format_difference(bytes, sizeof bytes, most, "bytes"));
+            char others[sizeof f->detail];
+            snprintf(others, sizeof others, "%s", f->detail);
+            finding_say(f, "%s %s%s%.170s", culprit, format_difference(bytes, sizeof bytes, most, "bytes"),
+                        *others ? "; " : "", others);
             return;
         }
     }
@@ -244,8 +321,8 @@ int judge_metric(struct finding *f, const struct compare_policy *policy, struct 
     }
     switch (f->class) {
     case METRIC_EXACT:
-        compare_exact(f);
-        if (f->verdict == VERDICT_FAIL && !*f->detail)
+        compare_exact(f, policy->today);
+        if ((f->verdict == VERDICT_FAIL || f->verdict == VERDICT_ALLOWED) && f->worse > 0)
             name_culprit(f);
         break;
     case METRIC_BOUNDED:

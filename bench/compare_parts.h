@@ -11,6 +11,9 @@
  */
 int judge_metric(struct finding *f, const struct compare_policy *policy, struct plim_err *err);
 
+/* For a judged timing of a baseline: it is gated only as far as the baseline's pooled runs agree with each other. */
+void limit_stored_timing(struct finding *f, const struct compare_policy *policy);
+
 /* Sets the finding's detail. */
 void finding_say(struct finding *f, const char *format, ...) PLIM_PRINTF(2, 3);
 

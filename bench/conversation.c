@@ -30,7 +30,7 @@ int report_add_metric(struct result_case *report, const struct metric *metric, s
         const struct fact *text = &metric->texts.items[i], *before = facts_find(&known->texts, text->name);
 
         if (before && strcmp(before->text, text->text) != 0)
-            return plim_err_input(err, "not deterministic: %s is %s and then %s", metric->name, before->text,
+            return plim_err_input(err, "nondeterministic: %s is %s and then %s", metric->name, before->text,
                                   text->text);
         if (metric_set_text(known, text->text, text->name, err) < 0)
             return -1;
@@ -46,7 +46,7 @@ int report_check_exact(const struct result_case *report, struct plim_err *err)
 
         for (size_t k = 1; metric->class == METRIC_EXACT && k < metric->sample_count; k++)
             if (metric->samples[k] != metric->samples[0])
-                return plim_err_input(err, "not deterministic: %s is %s and then %s", metric->name,
+                return plim_err_input(err, "nondeterministic: %s is %s and then %s", metric->name,
                                       format_number(first, sizeof first, metric->samples[0]),
                                       format_number(other, sizeof other, metric->samples[k]));
     }

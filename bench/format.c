@@ -31,7 +31,7 @@ bool finding_is_bad(const struct finding *f)
 
 bool finding_is_news(const struct finding *f)
 {
-    return f->verdict >= VERDICT_STALE || f->verdict == VERDICT_IMPROVED;
+    return f->verdict >= VERDICT_STALE || f->verdict == VERDICT_IMPROVED || f->verdict == VERDICT_ALLOWED;
 }
 
 char *finding_change(char *buffer, size_t size, const struct finding *f)
@@ -71,7 +71,7 @@ void comparison_print_counts(const struct comparison *c, FILE *out)
 {
     static const enum verdict order[] = { VERDICT_BROKEN,       VERDICT_FAIL,     VERDICT_INVALID_OUTPUT,
                                           VERDICT_WARN,         VERDICT_STALE,
-                                          VERDICT_INCONCLUSIVE, VERDICT_IMPROVED, VERDICT_PASS, VERDICT_MISSING,
+                                          VERDICT_INCONCLUSIVE, VERDICT_ALLOWED,  VERDICT_IMPROVED, VERDICT_PASS, VERDICT_MISSING,
                                           VERDICT_NEW,          VERDICT_SKIPPED };
     const char *separator = "";
     for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {

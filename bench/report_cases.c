@@ -57,6 +57,7 @@ static int worst_first(const void *a, const void *b)
 static const char *verdict_class(enum verdict verdict)
 {
     return verdict == VERDICT_FAIL || verdict == VERDICT_BROKEN ? "bad"
+           : verdict == VERDICT_ALLOWED                         ? "warn"
            : verdict == VERDICT_IMPROVED                        ? "good"
            : verdict >= VERDICT_STALE                           ? "warn"
                                                                 : "plain";
@@ -126,7 +127,8 @@ static void put_case(FILE *out, const struct report_input *input, const struct r
     const struct metric *peak = case_find_metric(c, "peak_requested_fast_bytes"), *timing = report_leading_timing(c);
     char text[48];
     fputs("<details><summary>", out);
-    if (ranked->verdict >= VERDICT_STALE || ranked->verdict == VERDICT_IMPROVED)
+    if (ranked->verdict >= VERDICT_STALE || ranked->verdict == VERDICT_IMPROVED ||
+        ranked->verdict == VERDICT_ALLOWED)
         fprintf(out, "<b class=\"%s\">%s</b> ", verdict_class(ranked->verdict), verdict_name(ranked->verdict));
     report_put_id(out, c->id);
     fputs(" <span class=\"numbers\">", out);

@@ -18,7 +18,10 @@ static const char *verdict_class(enum verdict verdict)
     case VERDICT_FAIL:
     case VERDICT_BROKEN:
         return "bad";
+    case VERDICT_INVALID_OUTPUT:
+        return "bad";
     case VERDICT_WARN:
+    case VERDICT_ALLOWED:
     case VERDICT_MISSING:
     case VERDICT_STALE:
         return "warn";

@@ -42,6 +42,20 @@ bool result_name_is_plain(const char *name)
     return length > 0 && length <= 100 && name[0] != '.' && strspn(name, allowed) == length;
 }
 
+bool result_date_is_valid(const char *text)
+{
+    static const char days[] = { 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31 };
+    static const char shape[] = "dddd-dd-dd";
+    if (strlen(text) != sizeof shape - 1)
+        return false;
+    for (size_t i = 0; shape[i]; i++) {
+        if (shape[i] == 'd' ? text[i] < '0' || text[i] > '9' : text[i] != '-')
+            return false;
+    }
+    int month = 10 * (text[5] - '0') + text[6] - '0', day = 10 * (text[8] - '0') + text[9] - '0';
+    return month >= 1 && month <= 12 && day >= 1 && day <= days[month - 1];
+}
+
 char *format_number(char *buffer, size_t size, double number)
 {
     if (number == floor(number) && fabs(number) < 9007199254740992.0) {
@@ -172,6 +186,34 @@ int metric_set_text(struct metric *metric, const char *text, const char *key, st
     return facts_set_text(&metric->texts, key && *key ? key : "any", text, err);
 }
 
+int metric_set_runs(struct metric *metric, const size_t *run_samples, size_t run_count, struct plim_err *err)
+{
+    size_t *copy = run_count ? heap_calloc(run_count, sizeof *copy, err) : NULL;
+    if (run_count && !copy)
+        return -1;
+    for (size_t i = 0; i < run_count; i++)
+        copy[i] = run_samples[i];
+    free(metric->run_samples);
+    metric->run_samples = copy;
+    metric->run_count = run_count;
+    return 0;
+}
+
+int metric_set_allowance(struct metric *metric, double rise, const char *until, const char *reason, struct plim_err *err)
+{
+    metric->allow.rise = rise;
+    if (result_set_string(&metric->allow.until, until, err) < 0)
+        return -1;
+    return result_set_string(&metric->allow.reason, reason, err);
+}
+
+void metric_clear_allowance(struct metric *metric)
+{
+    free(metric->allow.until);
+    free(metric->allow.reason);
+    metric->allow = (struct allowance){ 0 };
+}
+
 double metric_median(const struct metric *metric)
 {
     return median(metric->samples, metric->sample_count);
@@ -183,6 +225,8 @@ void metric_release(struct metric *metric)
     free(metric->unit);
     free(metric->samples);
     free(metric->reason);
+    free(metric->run_samples);
+    metric_clear_allowance(metric);
     facts_release(&metric->texts);
     *metric = (struct metric){ 0 };
 }

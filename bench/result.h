@@ -34,8 +34,15 @@
  *             "peak_rss_bytes": { ..., "gate": { "level": "warn", "relative": 0.05 }, "samples": [ ... ] }
  *
  * A baseline is the same document, reduced: schema name "plimsoll-baseline"; no start time, no recorded
- * facts or yardsticks, no parameters; exact files without machine and without the other classes; a digest has one text for each key; a metric
- * may carry the "reason" it was accepted for. Keys are written in a stable order, one metric a line, so that diffs are
+ * facts or yardsticks, no parameters; exact files without machine and without the other classes; a digest has one text
+ * for each key; a metric may carry the "reason" it was accepted for, an allowance, and how many of its samples came from
+ * each of the runs that were accepted together:
+ *
+ *             "peak_kv_cache_bytes": { ..., "samples": [512],
+ *                                      "allow": { "rise": 4096, "until": "2026-12-31", "reason": "until #12 is in" } }
+ *             "decode_tokens_per_s": { ..., "samples": [51.2, 50.9, 51.3, 50.1], "runs": [2, 2] }
+ *
+ * Keys are written in a stable order, one metric a line, so that diffs are
  * readable, and numbers as the shortest text that reads back as the same double.
  *
  * Reading is strict: unknown keys are refused. Only in a document of a newer minor version they are skipped.
@@ -50,7 +57,7 @@
 #define RESULT_SCHEMA "plimsoll-result"
 #define RESULT_BASELINE_SCHEMA "plimsoll-baseline"
 #define RESULT_SCHEMA_MAJOR 1
-#define RESULT_SCHEMA_MINOR 0
+#define RESULT_SCHEMA_MINOR 1   /* 1: "allow" and "runs" in baselines */
 
 enum metric_class { METRIC_EXACT, METRIC_BOUNDED, METRIC_SYSTEM, METRIC_TIMING, METRIC_CLASS_COUNT };
 enum metric_direction { DIRECTION_LOWER, DIRECTION_HIGHER, DIRECTION_NONE };   /* which way is better */
@@ -85,6 +92,13 @@ struct facts {
     size_t count;
 };
 
+/* A rise of an exact metric that is let pass for a while. */
+struct allowance {
+    double rise;                     /* in the metric's unit; 0: none */
+    char *until;                     /* the last day, UTC: "2026-12-31" */
+    char *reason;
+};
+
 struct metric {
     char *name;                      /* "decode_tokens_per_s": the unit is in the name */
     char *unit;
@@ -95,6 +109,9 @@ struct metric {
     struct facts texts;              /* instead of samples: digests by key; one in a result, any number in a baseline */
     struct metric_gate gate;
     char *reason;                    /* baselines: why this value was accepted; or NULL */
+    struct allowance allow;          /* baselines */
+    size_t *run_samples;             /* baselines: samples of each run that was pooled, in order; NULL: one run */
+    size_t run_count;
 };
 
 struct result_case {
@@ -121,6 +138,7 @@ struct result {
     struct facts machine;            /* stable facts: hashed into the class */
     struct facts recorded;           /* not hashed */
     struct facts yardsticks;
+    int minor;                       /* of the schema that it was read with; writing always uses this program's */
     struct result_case *cases;
     size_t case_count;
 };
@@ -158,6 +176,10 @@ struct metric *case_find_metric(const struct result_case *c, const char *name);
 struct result_case *result_add_case(struct result *result, const char *id, struct plim_err *err);
 struct metric *case_add_metric(struct result_case *c, const char *name, const char *unit, enum metric_class class,
                                enum metric_direction direction, struct plim_err *err);
+/* Splits the samples by runs; their sum must be the number of samples. */
+int metric_set_runs(struct metric *metric, const size_t *run_samples, size_t run_count, struct plim_err *err);
+int metric_set_allowance(struct metric *metric, double rise, const char *until, const char *reason, struct plim_err *err);
+void metric_clear_allowance(struct metric *metric);
 /* Refuses NaN and infinities (kind internal), which JSON cannot hold: such a case is OUTCOME_FAILED. */
 int metric_add_sample(struct metric *metric, double value, struct plim_err *err);
 /* Sets the text of `key` (NULL: "any"), replacing an earlier one. */
@@ -186,6 +208,9 @@ extern const char *const outcome_names[];
  * 100 bytes. Suite names and machine classes must be such names; reading refuses others.
  */
 bool result_name_is_plain(const char *name);
+
+/* True for a day of the calendar as "2026-12-31". */
+bool result_date_is_valid(const char *text);
 
 /* The shortest decimal text that reads back as `number`, which must be finite. At most 32 bytes; returns `buffer`. */
 char *format_number(char *buffer, size_t size, double number);

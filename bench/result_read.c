@@ -17,10 +17,12 @@
 #define LIMIT_CASES 20000
 #define LIMIT_METRICS 2000
 #define LIMIT_FACTS 500
+#define LIMIT_RUNS 100
 
 /* What this program knows, or anything in a document of a newer minor version. */
 struct reader {
     bool newer;
+    bool is_baseline;
     struct plim_err *err;
 };
 
@@ -135,12 +137,58 @@ static int read_texts(struct reader *r, struct plim_json object, struct metric *
     return 0;
 }
 
+static int read_allowance(struct reader *r, struct plim_json object, struct metric *metric)
+{
+    static const char *const keys[] = { "rise", "until", "reason", NULL };
+    struct plim_json rise = plim_json_get(object, "rise"), until = plim_json_get(object, "until");
+    double value;
+    const char *reason;
+    if (!plim_json_has(object))
+        return 0;
+    if (only_keys(r, object, keys) < 0 || plim_json_double(rise, &value, r->err) < 0 ||
+        plim_json_string(plim_json_get(object, "reason"), &reason, r->err) < 0 ||
+        read_string(r, object, "until", &metric->allow.until) < 0)
+        return -1;
+    if (metric->class != METRIC_EXACT || !metric->sample_count)
+        return plim_json_err(object, r->err, "only an exact number has an allowance");
+    if (!(value > 0) || !isfinite(value))
+        return plim_json_err(rise, r->err, "expected a rise of more than 0");
+    if (!result_date_is_valid(metric->allow.until))
+        return plim_json_err(until, r->err, "expected a day such as 2026-12-31");
+    if (!*reason)
+        return plim_json_err(plim_json_get(object, "reason"), r->err, "an allowance needs a reason");
+    metric->allow.rise = value;
+    return result_set_string(&metric->allow.reason, reason, r->err);
+}
+
+static int read_runs(struct reader *r, struct plim_json array, struct metric *metric)
+{
+    size_t runs[LIMIT_RUNS], count = 0, sum = 0;
+    if (!plim_json_has(array))
+        return 0;
+    if (plim_json_array(array, r->err) < 0 || check_length(r, array, LIMIT_RUNS) < 0)
+        return -1;
+    for (size_t n = plim_json_length(array); count < n; count++) {
+        int64_t samples;
+        if (plim_json_int(plim_json_at(array, count), 1, INT32_MAX, &samples, r->err) < 0)
+            return -1;
+        runs[count] = (size_t)samples;
+        sum += runs[count];
+    }
+    if (sum != metric->sample_count)
+        return plim_json_err(array, r->err, "%zu samples in all, but there are %zu", sum, metric->sample_count);
+    return metric_set_runs(metric, runs, count, r->err);
+}
+
 static int read_metric(struct reader *r, struct plim_json object, const char *name, struct result_case *c)
 {
-    static const char *const keys[] = { "unit", "class", "direction", "gate", "samples", "texts", "reason", NULL };
+    static const char *const result_keys[] = { "unit", "class", "direction", "gate", "samples", "texts", "reason", NULL };
+    static const char *const baseline_keys[] = { "unit",  "class",  "direction", "gate",  "samples",
+                                                 "texts", "reason", "allow",     "runs",  NULL };
     const char *unit;
     int class, direction;
-    if (only_keys(r, object, keys) < 0 || plim_json_string(plim_json_get(object, "unit"), &unit, r->err) < 0 ||
+    if (only_keys(r, object, r->is_baseline ? baseline_keys : result_keys) < 0 ||
+        plim_json_string(plim_json_get(object, "unit"), &unit, r->err) < 0 ||
         plim_json_choice(plim_json_get(object, "class"), metric_class_names, &class, r->err) < 0 ||
         plim_json_choice(plim_json_get(object, "direction"), metric_direction_names, &direction, r->err) < 0)
         return -1;
@@ -155,6 +203,9 @@ static int read_metric(struct reader *r, struct plim_json object, const char *na
     if (plim_json_has(texts) && class != METRIC_EXACT)
         return plim_json_err(texts, r->err, "only an exact metric has texts");
     if (plim_json_has(samples) ? read_samples(r, samples, metric) : read_texts(r, texts, metric))
+        return -1;
+    if (r->is_baseline && (read_runs(r, plim_json_get(object, "runs"), metric) < 0 ||
+                           read_allowance(r, plim_json_get(object, "allow"), metric) < 0))
         return -1;
     if (plim_json_has(plim_json_get(object, "reason")))
         return read_string(r, object, "reason", &metric->reason);
@@ -256,6 +307,8 @@ static int read_schema(struct reader *r, struct plim_json root, struct result *r
         return plim_err_set(r->err, PLIM_ERR_COMPARE, "%s: schema %s version %d.%d, this program reads %d.x",
                             root.document, name, (int)major, (int)minor, RESULT_SCHEMA_MAJOR);
     r->newer = minor > RESULT_SCHEMA_MINOR;
+    r->is_baseline = result->is_baseline;
+    result->minor = (int)minor;
     static const char *const keys[] = { "name", "major", "minor", NULL };
     return only_keys(r, schema, keys);
 }
@@ -303,7 +356,7 @@ static int read_document(struct reader *r, struct plim_json root, struct result 
 
 static int read_root(struct result *result, const char *path, const cJSON *root, struct plim_err *err)
 {
-    struct reader r = { false, err };
+    struct reader r = { .err = err };
     if (read_document(&r, plim_json_root(root, path), result) < 0 ||
         result_set_string(&result->path, path, err) < 0) {
         result_release(result);

@@ -118,6 +118,22 @@ static void put_gate(struct writer *w, const struct metric_gate *gate)
     fputs(" }", w->out);
 }
 
+/* What only baselines have: the runs behind the samples, and the allowance. */
+static void put_pooled(struct writer *w, const struct metric *metric)
+{
+    for (size_t i = 0; i < metric->run_count; i++)
+        fprintf(w->out, "%s%zu%s", i ? ", " : ", \"runs\": [", metric->run_samples[i], i + 1 < metric->run_count ? "" : "]");
+    if (metric->allow.rise <= 0)
+        return;
+    fputs(", \"allow\": { \"rise\": ", w->out);
+    put_number(w, metric->allow.rise);
+    fputs(", ", w->out);
+    put_member(w, "until", metric->allow.until);
+    fputs(", ", w->out);
+    put_member(w, "reason", metric->allow.reason);
+    fputs(" }", w->out);
+}
+
 static void put_metric(struct writer *w, const struct metric *metric)
 {
     put_string(w, metric->name);
@@ -137,6 +153,7 @@ static void put_metric(struct writer *w, const struct metric *metric)
         }
         fputs("]", w->out);
     }
+    put_pooled(w, metric);
     if (metric->reason) {
         fputs(", ", w->out);
         put_member(w, "reason", metric->reason);

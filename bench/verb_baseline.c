@@ -1,4 +1,4 @@
-/* plimsoll baseline accept|list|show: the accepted values. */
+/* plimsoll baseline list|show, and the way to its other verbs: the accepted values. */
 
 #include "verb.h"
 
@@ -8,120 +8,59 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "baseline.h"
 #include "heap.h"
+#include "result.h"
 #include "share.h"
 #include "table.h"
+#include "verb_baseline_parts.h"
 
-enum {
-    OPTION_BASELINES = 1000,
-    OPTION_CASE,
-    OPTION_METRIC,
-    OPTION_REASON,
-    OPTION_EXACT,
-    OPTION_TIMINGS,
-    OPTION_PRUNE
-};
+enum { OPTION_BASELINES = 1000, OPTION_CASE, OPTION_METRIC };
 
 struct arguments {
-    const char *name;            /* accept: the result file; show: the suite */
-    const char *baselines;       /* NULL: ./baselines (accept), or also those that came with the program */
-    struct baseline_accept_options accept;
+    const char *suite;           /* show: of which */
+    const char *baselines;       /* NULL: ./baselines, or those that came with the program */
+    const char *case_pattern, *metric_pattern;
 };
-
-/* ---- accept ---- */
-
-static void print_file(const struct baseline_file_report *file, bool colours)
-{
-    if (!file->path || (file->created && !file->written))
-        return;   /* not asked for, or nothing to put into it */
-    if (!file->written) {
-        printf("%s: %zu values, all as they were\n", file->path, file->unchanged);
-        return;
-    }
-    printf("%s%s%s: %s%zu new, %zu changed, %zu dropped, %zu as they were\n", style_begin(STYLE_STRONG, colours),
-           file->path, style_end(STYLE_STRONG, colours), file->created ? "created, " : "", file->added, file->changed,
-           file->dropped, file->unchanged);
-}
-
-static int print_report(const struct baseline_report *report, struct plim_err *err)
-{
-    struct table t = TABLE_INIT;
-    bool colours = table_colours(stdout);
-    int rc = 0;
-    table_column(&t, "case", TABLE_LEFT);
-    table_column(&t, "accepted", TABLE_LEFT);
-    table_column(&t, "was", TABLE_RIGHT);
-    table_column(&t, "is", TABLE_RIGHT);
-    for (size_t i = 0; i < report->change_count; i++) {
-        const struct baseline_change *change = &report->changes[i];
-        table_cell(&t, STYLE_PLAIN, "%s", change->case_id);
-        table_cell(&t, STYLE_PLAIN, "%s", change->metric ? change->metric : "outcome");
-        table_cell(&t, STYLE_PLAIN, "%s", change->before);
-        table_cell(&t, STYLE_STRONG, "%s", change->after);
-    }
-    if (report->change_count)
-        rc = table_print(&t, stdout, colours, err);
-    table_release(&t);
-    print_file(&report->exact, colours);
-    print_file(&report->machine, colours);
-    if (report->skipped_cases)
-        printf("%zu case%s that crashed, timed out or failed: not accepted\n", report->skipped_cases,
-               report->skipped_cases == 1 ? "" : "s");
-    return rc;
-}
-
-static int accept_file(struct arguments *a, struct plim_err *err)
-{
-    struct result result = { 0 };
-    struct baseline_report report = { 0 };
-    double load;
-    int rc = -1;
-
-    a->accept.directory = a->baselines ? a->baselines : "baselines";
-    if (!a->accept.classes)
-        a->accept.classes = COMPARE_ALL;
-    if (result_read(&result, a->name, err) < 0)
-        goto out;
-    if (result.is_baseline) {
-        plim_err_input(err, "%s: a baseline already; a result is accepted", a->name);
-        goto out;
-    }
-    if (baseline_accept(&result, &a->accept, &report, err) < 0 || print_report(&report, err) < 0)
-        goto out;
-    if (report.machine.written && result_was_busy(&result, &load))
-        printf("%sThe machine was busy when this was measured (load average %.1f): its timings make a poor baseline.%s\n",
-               style_begin(STYLE_WARN, table_colours(stdout)), load, style_end(STYLE_WARN, table_colours(stdout)));
-    rc = 0;
-
-out:
-    baseline_report_release(&report);
-    result_release(&result);
-    return rc;
-}
 
 /* ---- list and show ---- */
 
-/* Reads every CLASS/SUITE.json in alphabetical order and hands it on; -1 stops. */
-static int each_baseline(const char *directory,
-                         int (*visit)(void *context, const struct result *baseline, struct plim_err *err), void *context,
-                         struct plim_err *err)
+int each_baseline_path(const char *directory, int (*visit)(void *context, const char *path, struct plim_err *err),
+                       void *context, struct plim_err *err)
 {
     char *pattern = heap_printf(err, "%s/*/*.json", directory);
     glob_t found = { 0 };
     int rc = pattern ? 0 : -1;
     if (pattern && glob(pattern, 0, NULL, &found) == 0) {
-        for (size_t i = 0; i < found.gl_pathc && rc == 0; i++) {
-            struct result baseline = { 0 };
-            rc = result_read(&baseline, found.gl_pathv[i], err);
-            if (rc == 0)
-                rc = visit(context, &baseline, err);
-            result_release(&baseline);
-        }
+        for (size_t i = 0; i < found.gl_pathc && rc == 0; i++)
+            rc = visit(context, found.gl_pathv[i], err);
     }
     globfree(&found);
     free(pattern);
     return rc;
+}
+
+struct visit {
+    int (*visit)(void *context, const struct result *baseline, struct plim_err *err);
+    void *context;
+};
+
+static int visit_file(void *context, const char *path, struct plim_err *err)
+{
+    const struct visit *visit = context;
+    struct result baseline = { 0 };
+    int rc = result_read(&baseline, path, err);
+    if (rc == 0)
+        rc = visit->visit(visit->context, &baseline, err);
+    result_release(&baseline);
+    return rc;
+}
+
+static int each_baseline(const char *directory,
+                         int (*visit)(void *context, const struct result *baseline, struct plim_err *err), void *context,
+                         struct plim_err *err)
+{
+    struct visit both = { visit, context };
+    return each_baseline_path(directory, visit_file, &both, err);
 }
 
 static const char *class_of(const struct result *baseline)
@@ -168,9 +107,23 @@ struct show {
     bool found;               /* a file of the suite */
 };
 
+/* Why it was accepted, and what it is allowed to become. */
+static const char *remarks(const struct metric *metric, char *words, size_t size)
+{
+    char rise[40];
+    const char *reason = metric->reason ? metric->reason : "";
+    if (metric->allow.rise > 0)
+        snprintf(words, size, "%.120s%s%s allowed until %s: %.120s", reason, *reason ? "; " : "",
+                 format_difference(rise, sizeof rise, metric->allow.rise, metric->unit), metric->allow.until,
+                 metric->allow.reason);
+    else
+        snprintf(words, size, "%s", reason);
+    return words;
+}
+
 static void show_metric(struct show *show, const char *class, const struct result_case *c, const struct metric *metric)
 {
-    char value[40];
+    char value[40], words[300];
     size_t rows = metric->texts.count ? metric->texts.count : 1;
     for (size_t i = 0; i < rows; i++) {
         const struct fact *text = metric->texts.count ? &metric->texts.items[i] : NULL;
@@ -179,17 +132,20 @@ static void show_metric(struct show *show, const char *class, const struct resul
         table_cell(&show->table, STYLE_PLAIN, "%s%s%s", metric->name, text ? " of " : "", text ? text->name : "");
         table_cell(&show->table, STYLE_STRONG, "%s",
                    text ? text->text : format_value(value, sizeof value, metric_median(metric), metric->unit));
-        table_cell(&show->table, STYLE_DIM, "%zu", metric->sample_count);
-        table_cell(&show->table, STYLE_PLAIN, "%s", metric->reason ? metric->reason : "");
+        if (metric->run_count > 1)
+            table_cell(&show->table, STYLE_DIM, "%zu in %zu runs", metric->sample_count, metric->run_count);
+        else
+            table_cell(&show->table, STYLE_DIM, "%zu", metric->sample_count);
+        table_cell(&show->table, STYLE_PLAIN, "%s", remarks(metric, words, sizeof words));
     }
 }
 
 static int show_one(void *context, const struct result *baseline, struct plim_err *err)
 {
     struct show *show = context;
-    const struct baseline_accept_options *patterns = &show->arguments->accept;
+    const struct arguments *patterns = show->arguments;
     (void)err;
-    if (strcmp(baseline->suite_name, show->arguments->name) != 0)
+    if (strcmp(baseline->suite_name, show->arguments->suite) != 0)
         return 0;
     show->found = true;
     for (size_t i = 0; i < baseline->case_count; i++) {
@@ -216,7 +172,7 @@ static int show_baseline(const struct arguments *a, const char *directory, struc
     table_column(t, "reason", TABLE_LEFT);
     int rc = each_baseline(directory, show_one, &show, err);
     if (rc == 0 && !show.found)
-        rc = plim_err_input(err, "no baseline of suite \"%s\" in %s; plimsoll baseline list shows what is there", a->name,
+        rc = plim_err_input(err, "no baseline of suite \"%s\" in %s; plimsoll baseline list shows what is there", a->suite,
                             directory);
     if (rc == 0)
         rc = table_print(t, stdout, table_colours(stdout), err);
@@ -225,17 +181,6 @@ static int show_baseline(const struct arguments *a, const char *directory, struc
 }
 
 /* ---- the command line ---- */
-
-static const struct argp_option accept_options[] = {
-    { "case", OPTION_CASE, "GLOB", 0, "Only cases whose id matches", 0 },
-    { "metric", OPTION_METRIC, "GLOB", 0, "Only metrics whose name matches", 0 },
-    { "reason", OPTION_REASON, "TEXT", 0, "Why the change is right; kept with each value that changes", 0 },
-    { "exact", OPTION_EXACT, NULL, 0, "Only what holds on every machine", 0 },
-    { "timings", OPTION_TIMINGS, NULL, 0, "Only timings and system metrics, for this machine class", 0 },
-    { "prune", OPTION_PRUNE, NULL, 0, "Also drop what the result no longer has", 0 },
-    { "baselines", OPTION_BASELINES, "DIR", 0, "Where the baselines are (default: baselines)", 0 },
-    { 0 }
-};
 
 static const struct argp_option show_options[] = {
     { "case", OPTION_CASE, "GLOB", 0, "Only cases whose id matches", 0 },
@@ -254,22 +199,10 @@ static error_t parse_common(int key, char *text, struct argp_state *state)
     struct arguments *a = state->input;
     switch (key) {
     case OPTION_CASE:
-        a->accept.case_pattern = text;
+        a->case_pattern = text;
         return 0;
     case OPTION_METRIC:
-        a->accept.metric_pattern = text;
-        return 0;
-    case OPTION_REASON:
-        a->accept.reason = text;
-        return 0;
-    case OPTION_EXACT:
-        a->accept.classes |= COMPARE_PORTABLE;
-        return 0;
-    case OPTION_TIMINGS:
-        a->accept.classes |= COMPARE_MACHINE;
-        return 0;
-    case OPTION_PRUNE:
-        a->accept.prune = true;
+        a->metric_pattern = text;
         return 0;
     case OPTION_BASELINES:
         a->baselines = text;
@@ -279,37 +212,25 @@ static error_t parse_common(int key, char *text, struct argp_state *state)
     }
 }
 
-static error_t parse_with_name(int key, char *text, struct argp_state *state)
+static error_t parse_with_suite(int key, char *text, struct argp_state *state)
 {
     struct arguments *a = state->input;
     if (key == ARGP_KEY_ARG) {
-        if (a->name)
+        if (a->suite)
             argp_error(state, "\"%s\" is one too many", text);
-        a->name = text;
+        a->suite = text;
         return 0;
     }
-    if (key == ARGP_KEY_END && !a->name)
-        argp_error(state, "it needs to know which one");
+    if (key == ARGP_KEY_END && !a->suite)
+        argp_error(state, "it needs to know which suite");
     return key == ARGP_KEY_END ? 0 : parse_common(key, text, state);
 }
 
-static int finish(int rc, const struct plim_err *err)
+int finish_verb(int rc, const struct plim_err *err)
 {
     if (rc < 0)
         fprintf(stderr, "plimsoll: %s\n", err->message);
     return rc < 0 ? plim_err_exit_status(err) : 0;
-}
-
-static int run_accept(int argc, char **argv)
-{
-    static const struct argp argp = { accept_options, parse_with_name, "RESULT",
-                                      "Accepts a result's values as the baseline. Values that did not change, and their "
-                                      "reasons, stay as they are.",
-                                      NULL, NULL, NULL };
-    struct arguments a = { 0 };
-    struct plim_err err = PLIM_ERR_INIT;
-    argp_parse(&argp, argc, argv, 0, NULL, &a);
-    return finish(accept_file(&a, &err), &err);
 }
 
 static int run_reader(int argc, char **argv, const struct argp *argp,
@@ -321,7 +242,7 @@ static int run_reader(int argc, char **argv, const struct argp *argp,
     char *shared = a.baselines ? NULL : share_locate("baselines", &err);
     int rc = a.baselines || shared ? read(&a, a.baselines ? a.baselines : shared, &err) : -1;
     free(shared);
-    return finish(rc, &err);
+    return finish_verb(rc, &err);
 }
 
 static int run_list(int argc, char **argv)
@@ -332,23 +253,31 @@ static int run_list(int argc, char **argv)
 
 static int run_show(int argc, char **argv)
 {
-    static const struct argp argp = { show_options, parse_with_name, "SUITE",
-                                      "Shows the accepted values of a suite, with their reasons.", NULL, NULL, NULL };
+    static const struct argp argp = { show_options, parse_with_suite, "SUITE",
+                                      "Shows the accepted values of a suite, with their reasons and allowances.", NULL,
+                                      NULL, NULL };
     return run_reader(argc, argv, &argp, show_baseline);
 }
 
 int verb_baseline(int argc, char **argv)
 {
-    static const char usage[] = "usage: plimsoll baseline accept RESULT [--case GLOB] [--metric GLOB] [--reason TEXT]\n"
-                                "                                       [--exact|--timings] [--prune]\n"
-                                "       plimsoll baseline list\n"
-                                "       plimsoll baseline show SUITE [--case GLOB] [--metric GLOB]\n";
+    static const char usage[] =
+        "usage: plimsoll baseline accept RESULT... [--case GLOB] [--metric GLOB] [--reason TEXT]\n"
+        "                                          [--exact|--timings] [--pool] [--prune]\n"
+        "       plimsoll baseline allow SUITE [--case GLOB] [--metric GLOB] --rise N --until DAY --reason TEXT\n"
+        "       plimsoll baseline list\n"
+        "       plimsoll baseline show SUITE [--case GLOB] [--metric GLOB]\n"
+        "       plimsoll baseline prune [--dry-run]\n"
+        "       plimsoll baseline migrate [--dry-run]\n";
     static const struct {
         const char *name, *title;
         int (*run)(int argc, char **argv);
-    } verbs[] = { { "accept", "plimsoll baseline accept", run_accept },
+    } verbs[] = { { "accept", "plimsoll baseline accept", baseline_accept_verb },
+                  { "allow", "plimsoll baseline allow", baseline_allow_verb },
                   { "list", "plimsoll baseline list", run_list },
-                  { "show", "plimsoll baseline show", run_show } };
+                  { "show", "plimsoll baseline show", run_show },
+                  { "prune", "plimsoll baseline prune", baseline_prune_verb },
+                  { "migrate", "plimsoll baseline migrate", baseline_migrate_verb } };
     const char *name = argc > 1 ? argv[1] : "";
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
         fputs(usage, stdout);

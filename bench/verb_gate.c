@@ -85,6 +85,13 @@ static int decide(const struct arguments *a, const struct result *result, struct
     if (gate_control_run(result, &a->options.policy, &control, err) < 0)
         return -1;
     *status = comparison_exit_status(&gate->comparison, a->strict);
+    if (gate->comparison.reported_only_count) {
+        comparison_note(&gate->comparison,
+                        "timings that are not gated are reported only; those of three days, pooled, would be (plimsoll "
+                        "baseline accept --timings --pool)");
+        if (a->options.demand_timings && *status != 1)
+            *status = 3;
+    }
     if (gate_control_missed(&control)) {
         *status = 6;
         comparison_note(&gate->comparison, "control missed: the gate did not find a planted %s; its verdicts mean nothing",

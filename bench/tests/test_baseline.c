@@ -110,7 +110,7 @@ Test(baseline, splits_what_travels_from_what_belongs_to_a_machine)
     char *text = read_baseline_text(&f, NULL);
     cr_assert_str_eq(text,
                      "{\n"
-                     "  \"schema\": { \"name\": \"plimsoll-baseline\", \"major\": 1, \"minor\": 0 },\n"
+                     "  \"schema\": { \"name\": \"plimsoll-baseline\", \"major\": 1, \"minor\": 1 },\n"
                      "  \"suite\": { \"name\": \"smoke\", \"digest\": \"00ff\" },\n"
                      "  \"cases\": [\n"
                      "    {\n"

@@ -100,7 +100,7 @@ Test(compare, repeats_that_differ_are_not_exact)
     make_pair(&pair);
     add_exact(pair.old, "peak_bytes", 4096);
     add_bytes(pair.new, "peak_bytes", METRIC_EXACT, SAMPLES(4096, 4095));
-    expect(&pair, VERDICT_FAIL, 1, 1, "not deterministic");
+    expect(&pair, VERDICT_FAIL, 1, 1, "nondeterministic");
     release_pair(&pair);
 }
 
@@ -140,7 +140,87 @@ Test(compare, a_peak_names_its_culprit)
     release_pair(&pair);
 }
 
+/* ---- allowances ---- */
+
+static void compare_on(struct comparison *c, const struct pair *pair, const char *today)
+{
+    struct compare_policy policy = compare_policy_default();
+    struct plim_err err = PLIM_ERR_INIT;
+    *c = (struct comparison)COMPARISON_INIT;
+    strcpy(policy.today, today);
+    cr_assert_eq(compare_results(c, &pair->before, &pair->after, &policy, &err), 0, "%s", err.message);
+}
+
+Test(compare, a_rise_needs_an_allowance_that_covers_it_and_has_not_ended)
+{
+    static const struct {
+        double after;
+        const char *today;
+        enum verdict verdict;
+        int status;
+        const char *words;
+    } rows[] = {
+        { 8192, "2026-11-24", VERDICT_ALLOWED, 0, "+4096 B allowed until 2026-12-31: the new head" },
+        { 8192, "2026-12-31", VERDICT_ALLOWED, 0, "" },   /* the last day still counts */
+        { 8192, "2027-01-01", VERDICT_FAIL, 1, "the allowance of +4096 B expired on 2026-12-31 (the new head)" },
+        { 8193, "2026-11-24", VERDICT_FAIL, 1, "over the allowance of +4096 B (the new head)" },
+        { 4096, "2027-01-01", VERDICT_PASS, 0, "" },      /* nothing rose: an ended allowance is no matter */
+        { 4095, "2026-11-24", VERDICT_STALE, 0, "stale" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct pair pair;
+        struct comparison c;
+        struct plim_err err = PLIM_ERR_INIT;
+        make_pair(&pair);
+        cr_assert_eq(metric_set_allowance(add_exact(pair.old, "peak_bytes", 4096), 4096, "2026-12-31", "the new head",
+                                          &err), 0);
+        add_exact(pair.new, "peak_bytes", rows[i].after);
+        compare_on(&c, &pair, rows[i].today);
+        cr_assert_eq(c.findings[0].verdict, rows[i].verdict, "row %zu: %s", i, verdict_name(c.findings[0].verdict));
+        cr_assert_not_null(strstr(c.findings[0].detail, rows[i].words), "row %zu: %s", i, c.findings[0].detail);
+        cr_assert_eq(comparison_exit_status(&c, true), rows[i].verdict == VERDICT_STALE ? 1 : rows[i].status);
+        comparison_release(&c);
+        release_pair(&pair);
+    }
+}
+
+Test(compare, an_allowed_peak_still_names_its_culprit)
+{
+    struct pair pair;
+    struct comparison c;
+    struct plim_err err = PLIM_ERR_INIT;
+    make_pair(&pair);
+    cr_assert_eq(metric_set_allowance(add_exact(pair.old, "peak_requested_fast_bytes", 100), 4096, "2026-12-31", "why",
+                                      &err), 0);
+    add_exact(pair.new, "peak_requested_fast_bytes", 1100);
+    add_exact(pair.new, "at_peak_workspace_bytes", 1000)->gate.level = GATE_OFF;
+    compare_on(&c, &pair, "2026-11-24");
+    cr_assert_eq(c.findings[0].verdict, VERDICT_ALLOWED);
+    cr_assert_str_eq(c.findings[0].detail, "workspace +1000 B; +4096 B allowed until 2026-12-31: why");
+    comparison_release(&c);
+    release_pair(&pair);
+}
+
 /* ---- digests ---- */
+
+Test(compare, faster_with_another_output_is_no_improvement)
+{
+    for (int same = 0; same < 2; same++) {
+        struct pair pair;
+        struct comparison c;
+        make_pair(&pair);
+        add_rate(pair.old, SAMPLES(100, 100.1, 100.2, 100.3, 100.4));
+        add_rate(pair.new, SAMPLES(120, 120.1, 120.2, 120.3, 120.4));
+        add_digest(pair.old, "any", "aaaa");
+        add_digest(pair.new, "any", same ? "aaaa" : "bbbb");
+        compare_pair(&c, &pair);
+        cr_assert_eq(c.counts[VERDICT_IMPROVED], same ? 1 : 0);
+        cr_assert_eq(c.counts[VERDICT_INVALID_OUTPUT], same ? 0 : 1);
+        cr_assert_eq(comparison_exit_status(&c, false), same ? 0 : 1);
+        comparison_release(&c);
+        release_pair(&pair);
+    }
+}
 
 Test(compare, digests_are_compared_under_their_key)
 {
@@ -266,6 +346,48 @@ Test(compare, a_suite_can_ask_for_another_minimum_effect)
     pair.new->metrics[0].gate.relative = 0.25;
     expect(&pair, VERDICT_PASS, 0, 0, "");
     release_pair(&pair);
+}
+
+/* Three runs of five samples, each run with an offset of its own. */
+static void stored_pair(struct pair *pair, size_t runs, double offset, double now)
+{
+    static const size_t five[] = { 5, 5, 5 };
+    struct plim_err err = PLIM_ERR_INIT;
+    make_pair(pair);
+    pair->before.is_baseline = true;
+    struct metric *stored = add_rate(pair->old, NULL, 0), *fresh = add_rate(pair->new, NULL, 0);
+    for (size_t i = 0; i < 5 * runs; i++)
+        cr_assert_eq(metric_add_sample(stored, 100 * (1 + offset * (double)(i / 5) + 0.001 * (double)(i % 5)), &err), 0);
+    for (size_t i = 0; i < 5; i++)
+        cr_assert_eq(metric_add_sample(fresh, now * (1 + 0.001 * (double)i), &err), 0);
+    if (runs > 1)
+        cr_assert_eq(metric_set_runs(stored, five, runs, &err), 0);
+}
+
+Test(compare, a_stored_timing_fails_only_where_pooled_runs_have_shown_that_it_can_be_gated)
+{
+    static const struct {
+        size_t runs;
+        double offset, now;   /* offset: between one run and the next */
+        enum verdict verdict;
+        const char *words;
+    } rows[] = {
+        { 1, 0, 80, VERDICT_WARN, "not gated" },
+        { 2, 0, 80, VERDICT_WARN, "not gated" },
+        { 3, 0.001, 80, VERDICT_FAIL, "slower" },
+        { 3, 0.04, 80, VERDICT_FAIL, "slower" },                                    /* 25%: more than runs differ by */
+        { 3, 0.04, 97, VERDICT_INCONCLUSIVE, "runs of the baseline itself differ" },
+        { 3, 0.10, 50, VERDICT_WARN, "not gateable" },
+        { 1, 0, 120, VERDICT_IMPROVED, "not gated" },
+        { 1, 0, 100, VERDICT_PASS, "" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct pair pair;
+        int status = rows[i].verdict == VERDICT_FAIL ? 1 : 0;
+        stored_pair(&pair, rows[i].runs, rows[i].offset, rows[i].now);
+        expect(&pair, rows[i].verdict, status, rows[i].verdict == VERDICT_INCONCLUSIVE ? 4 : status, rows[i].words);
+        release_pair(&pair);
+    }
 }
 
 Test(compare, timings_of_zero_have_no_ratio)

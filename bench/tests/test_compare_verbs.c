@@ -32,6 +32,7 @@ static void expect(const char *directory, int status, const char *words, const c
 }
 
 struct change {
+    const char *started;
     double peak_bytes;
     double speed;
     size_t repeats;
@@ -45,6 +46,8 @@ static void write_result(const char *directory, const char *file, const struct c
     struct plim_err err = PLIM_ERR_INIT;
     char *path = heap_printf(&err, "%s/%s", directory, file);
     make_result(&result, "hull", change->class ? change->class : "abacus");
+    if (change->started)
+        cr_assert_eq(result_set_string(&result.started_utc, change->started, &err), 0);
     struct result_case *c = add_case(&result, "tiny/steady");
     add_exact(c, "peak_bytes", 100);
     c = add_case(&result, "tiny/prefill");
@@ -69,14 +72,14 @@ static char *make_files(void)
         const char *file;
         struct change change;
     } files[] = {
-        { "base.json", { 4096, 100, 8, OUTCOME_OK, NULL } },
-        { "same.json", { 4096, 100.2, 8, OUTCOME_OK, NULL } },
-        { "more.json", { 8192, 100, 8, OUTCOME_OK, NULL } },
-        { "less.json", { 4095, 100, 8, OUTCOME_OK, NULL } },
-        { "slow.json", { 4096, 80, 8, OUTCOME_OK, NULL } },
-        { "few.json", { 4096, 80, 2, OUTCOME_OK, NULL } },
-        { "crash.json", { 0, 0, 0, OUTCOME_CRASHED, NULL } },
-        { "other.json", { 4096, 80, 8, OUTCOME_OK, "sliderule" } },
+        { "base.json", { NULL, 4096, 100, 8, OUTCOME_OK, NULL } },
+        { "same.json", { NULL, 4096, 100.2, 8, OUTCOME_OK, NULL } },
+        { "more.json", { NULL, 8192, 100, 8, OUTCOME_OK, NULL } },
+        { "less.json", { NULL, 4095, 100, 8, OUTCOME_OK, NULL } },
+        { "slow.json", { NULL, 4096, 80, 8, OUTCOME_OK, NULL } },
+        { "few.json", { NULL, 4096, 80, 2, OUTCOME_OK, NULL } },
+        { "crash.json", { NULL, 0, 0, 0, OUTCOME_CRASHED, NULL } },
+        { "other.json", { NULL, 4096, 80, 8, OUTCOME_OK, "sliderule" } },
     };
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
         write_result(directory, files[i].file, &files[i].change);
@@ -120,7 +123,7 @@ Test(verbs, gate_accept_and_gate_again)
     expect(d, 0, "created, 3 new", "baseline accept base.json");
     expect(d, 0, "no regression", "gate --strict same.json");
     expect(d, 1, "dequant +4096 B", "gate more.json");
-    expect(d, 1, "slower", "gate slow.json");
+    expect(d, 0, "not gated: one session's timings", "gate slow.json");
     expect(d, 0, "no regression", "gate --exact-only slow.json");
     expect(d, 5, "crashed", "gate crash.json");
     expect(d, 0, "no baseline of machine class sliderule", "gate other.json");
@@ -131,6 +134,93 @@ Test(verbs, gate_accept_and_gate_again)
     expect(d, 0, "abacus", "baseline list");
     expect(d, 2, "no baseline of suite \"hul\"", "baseline show hul");
     expect(d, 2, "no verb", "baseline remove");
+    free(d);
+}
+
+Test(verbs, stored_timings_are_gated_once_runs_of_several_days_are_pooled)
+{
+    static const char *const files[] = { "day1.json", "day2.json", "day3.json", "day4.json" };
+    static const struct change days[] = {
+        { "2026-11-21T07:30:00Z", 4096, 100, 8, OUTCOME_OK, NULL },
+        { "2026-11-22T07:30:00Z", 4096, 101, 8, OUTCOME_OK, NULL },
+        { "2026-11-23T07:30:00Z", 4096, 99.5, 8, OUTCOME_OK, NULL },
+        { "2026-11-23T09:30:00Z", 8192, 100, 8, OUTCOME_OK, NULL },
+    };
+    char *d = make_files();
+    for (size_t i = 0; i < 4; i++)
+        write_result(d, files[i], &days[i]);
+    expect(d, 2, "the same run", "baseline accept day1.json day1.json");
+    expect(d, 2, "nondeterministic", "baseline accept day1.json day4.json");
+    expect(d, 3, "sliderule", "baseline accept day1.json other.json");
+    expect(d, 0, "created", "baseline accept day1.json day2.json day3.json");
+    expect(d, 0, "24 in 3 runs", "baseline show hull --metric tokens_per_s");
+    expect(d, 1, "slower", "gate slow.json");
+    expect(d, 0, "no regression", "gate --strict --timings same.json");
+    free(d);
+
+    d = make_files();   /* one after the other, as a nightly job would */
+    for (size_t i = 0; i < 3; i++)
+        write_result(d, files[i], &days[i]);
+    expect(d, 0, "three runs of different days", "baseline accept day1.json");
+    expect(d, 3, "reported only", "gate --timings slow.json");
+    expect(d, 0, "1 changed", "baseline accept --timings --pool day2.json");
+    expect(d, 0, "", "baseline accept --timings --pool day3.json");
+    expect(d, 0, "24 in 3 runs", "baseline show hull --metric tokens_per_s");
+    expect(d, 1, "slower", "gate --timings slow.json");
+    free(d);
+}
+
+Test(verbs, a_rise_can_be_allowed_for_a_while)
+{
+    char *d = make_files();
+    expect(d, 0, "created", "baseline accept base.json");
+    expect(d, 1, "dequant +4096 B", "gate --exact-only more.json");
+    expect(d, 2, "--until is needed", "baseline allow hull --rise 4096 --reason why");
+    expect(d, 2, "--reason is needed", "baseline allow hull --rise 4096 --until 2999-12-31");
+    expect(d, 2, "no exact number matches", "baseline allow hull --case 'x*' --rise 1 --until 2999-12-31 --reason why");
+    expect(d, 2, "no exact baseline of suite nave", "baseline allow nave --rise 1 --until 2999-12-31 --reason why");
+    expect(d, 0, "1 value may rise",
+           "baseline allow hull --metric 'peak_requested*' --rise 4096 --until 2999-12-31 --reason 'until the head is chunked'");
+    expect(d, 0, "allowed until 2999-12-31: until the head is chunked", "gate --exact-only more.json");
+    expect(d, 0, "| allowed |", "gate --exact-only --markdown more.json");
+    expect(d, 0, "\"verdict\":\t\"allowed\"", "gate --exact-only --json more.json");
+    expect(d, 0, "until the head is chunked", "baseline show hull");
+    expect(d, 0, "1 value may rise",
+           "baseline allow hull --metric 'peak_requested*' --rise 4096 --until 2020-01-01 --reason 'long ago'");
+    expect(d, 1, "expired on 2020-01-01", "gate --exact-only more.json");
+    expect(d, 0, "without an allowance", "baseline allow hull --rise 0");
+    expect(d, 1, "dequant +4096 B", "gate --exact-only more.json");
+    free(d);
+}
+
+Test(verbs, baselines_are_pruned_and_migrated)
+{
+    char *d = make_files(), path[400];
+    static const char suite[] =
+        "{ \"schema\": { \"name\": \"plimsoll-suite\", \"major\": 1 }, \"name\": \"hull\", \"description\": \"d\","
+        "  \"models\": { \"tiny\": { \"make\": { \"preset\": \"tiny\" } } },"
+        "  \"cases\": [ { \"name\": \"steady\", \"model\": \"tiny\", \"workload\": { \"kind\": \"load\" } } ] }";
+    expect(d, 0, "created", "baseline accept base.json");
+    expect(d, 0, "its suite is not here", "baseline prune");
+    snprintf(path, sizeof path, "mkdir '%s/suites'", d);
+    cr_assert_eq(system(path), 0);
+    snprintf(path, sizeof path, "%s/suites/hull.json", d);
+    write_text(path, suite);
+    expect(d, 0, "1 case that the suite no longer has", "baseline prune --dry-run");
+    expect(d, 0, "tiny/prefill", "baseline show hull");
+    expect(d, 0, "dropped", "baseline prune");
+    expect(d, 0, "nothing to do", "baseline prune");
+    expect(d, 0, "tiny/steady", "baseline show hull");
+
+    expect(d, 0, "nothing to do", "baseline migrate");
+    snprintf(path, sizeof path, "sed -i 's/\"minor\": 1/\"minor\": 0/' '%s/baselines/exact/hull.json'", d);
+    cr_assert_eq(system(path), 0);
+    expect(d, 0, "schema 1.0, could be 1.1", "baseline migrate --dry-run");
+    expect(d, 0, "schema 1.0 became 1.1", "baseline migrate");
+    expect(d, 0, "nothing to do", "baseline migrate");
+    snprintf(path, sizeof path, "sed -i 's/\"minor\": 1/\"minor\": 7/' '%s/baselines/exact/hull.json'", d);
+    cr_assert_eq(system(path), 0);
+    expect(d, 3, "newer than this program's", "baseline migrate");
     free(d);
 }
 
@@ -146,9 +236,9 @@ Test(verbs, another_schema_is_3_and_garbage_is_2)
     snprintf(path, sizeof path, "%s/cut.json", d);
     text[strlen(text) / 2] = '\0';
     write_text(path, text);
-    expect(d, 3, "version 9.0", "compare future.json base.json");
-    expect(d, 3, "version 9.0", "gate future.json");
-    expect(d, 3, "version 9.0", "plot future.json");
+    expect(d, 3, "version 9.1", "compare future.json base.json");
+    expect(d, 3, "version 9.1", "gate future.json");
+    expect(d, 3, "version 9.1", "plot future.json");
     char *other = strstr(text, "\"major\": 9");
     other[9] = '1';
     write_text(path, text);

@@ -242,7 +242,7 @@ Test(conversation, exact_metrics_that_change_between_repeats_are_not_determinist
 
     cr_assert_eq(feed(&c, lines, &err), 4, "%s", err.message);
     cr_expect_eq(report_check_exact(&report, &err), -1);
-    cr_expect_str_eq(err.message, "not deterministic: m is 7 and then 8");
+    cr_expect_str_eq(err.message, "nondeterministic: m is 7 and then 8");
     case_release(&report);
     conversation_release(&c);
 }

@@ -41,7 +41,7 @@ Test(result, is_written_one_metric_a_line_in_a_stable_order)
     char *text = result_format(&result, &err);
     static const char expected[] =
         "{\n"
-        "  \"schema\": { \"name\": \"plimsoll-result\", \"major\": 1, \"minor\": 0 },\n"
+        "  \"schema\": { \"name\": \"plimsoll-result\", \"major\": 1, \"minor\": 1 },\n"
         "  \"suite\": { \"name\": \"smoke\", \"digest\": \"00ff\" },\n"
         "  \"started_utc\": \"2026-11-24T07:30:00Z\",\n"
         "  \"complete\": true,\n"
@@ -273,11 +273,58 @@ Test(result, another_schema_cannot_be_compared)
     free(text);
 }
 
+static void expect_baseline(const char *metric, const char *words)
+{
+    struct result read;
+    struct plim_err err = PLIM_ERR_INIT;
+    char *text = NULL;
+    cr_assert_geq(asprintf(&text, "{ \"schema\": { \"name\": \"plimsoll-baseline\", \"major\": 1, \"minor\": 1 },"
+                           "\"suite\": { \"name\": \"s\", \"digest\": \"1\" }, \"cases\": [ { \"id\": \"a\","
+                           "\"model\": \"\", \"workload\": \"w\", \"arguments\": {}, \"outcome\": \"ok\","
+                           "\"detail\": \"\", \"metrics\": { \"m\": { \"unit\": \"\", %s } } } ] }", metric), 0);
+    int rc = result_parse(&read, "b.json", text, strlen(text), &err);
+    if (*words) {
+        cr_assert_eq(rc, -1, "%s was let through", metric);
+        cr_assert_eq(err.kind, PLIM_ERR_INPUT);
+        cr_assert_not_null(strstr(err.message, words), "%s: %s", metric, err.message);
+    } else {
+        cr_assert_eq(rc, 0, "%s", err.message);
+        char *first = result_format(&read, &err), *second;
+        result_release(&read);
+        cr_assert_eq(result_parse(&read, "b.json", first, strlen(first), &err), 0, "%s", err.message);
+        second = result_format(&read, &err);
+        cr_assert_str_eq(first, second, "what is read is written again");
+        free(first);
+        free(second);
+        result_release(&read);
+    }
+    free(text);
+}
+
+#define EXACT "\"class\": \"exact\", \"direction\": \"lower\", \"samples\": [1], "
+#define TIMING "\"class\": \"timing\", \"direction\": \"lower\", \"samples\": [1, 2, 3], "
+
+Test(result, reads_and_checks_allowances_and_runs_of_baselines)
+{
+    expect_baseline(EXACT "\"allow\": { \"rise\": 4096, \"until\": \"2026-12-31\", \"reason\": \"r\" }", "");
+    expect_baseline(EXACT "\"allow\": { \"rise\": 0, \"until\": \"2026-12-31\", \"reason\": \"r\" }", "more than 0");
+    expect_baseline(EXACT "\"allow\": { \"rise\": 1, \"until\": \"2026-13-01\", \"reason\": \"r\" }", "expected a day");
+    expect_baseline(EXACT "\"allow\": { \"rise\": 1, \"until\": \"soon\", \"reason\": \"r\" }", "expected a day");
+    expect_baseline(EXACT "\"allow\": { \"rise\": 1, \"until\": \"2026-12-31\", \"reason\": \"\" }", "a reason");
+    expect_baseline(EXACT "\"allow\": { \"rise\": 1, \"until\": \"2026-12-31\" }", "reason");
+    expect_baseline(EXACT "\"allow\": { \"bytes\": 1 }", "bytes");
+    expect_baseline(TIMING "\"allow\": { \"rise\": 1, \"until\": \"2026-12-31\", \"reason\": \"r\" }", "only an exact");
+    expect_baseline(TIMING "\"runs\": [2, 1]", "");
+    expect_baseline(TIMING "\"runs\": [2, 2]", "4 samples in all, but there are 3");
+    expect_baseline(TIMING "\"runs\": [0, 3]", "runs");
+    expect_baseline(TIMING "\"runs\": 3", "runs");
+}
+
 Test(result, skips_unknown_keys_of_a_newer_minor_version_only)
 {
     struct result result;
     struct plim_err err = PLIM_ERR_INIT;
-    char *text = with_change("\"minor\": 0 }", "\"minor\": 1 }, \"new_key\": [1]");
+    char *text = with_change("\"minor\": 0 }", "\"minor\": 2 }, \"new_key\": [1]");
     cr_assert_eq(result_parse(&result, "r.json", text, strlen(text), &err), 0, "%s", err.message);
     result_release(&result);
     free(text);

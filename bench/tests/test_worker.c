@@ -91,7 +91,7 @@ Test(worker, silence_and_nonsense_are_failures)
     expect_outcome("garbage", OUTCOME_FAILED, "bad output of the worker");
     expect_outcome("flood", OUTCOME_FAILED, "a line longer than");
     expect_outcome("error", OUTCOME_FAILED, "the fault that was asked for");
-    expect_outcome("unequal", OUTCOME_FAILED, "not deterministic: dequant_chunks is 0 and then 1");
+    expect_outcome("unequal", OUTCOME_FAILED, "nondeterministic: dequant_chunks is 0 and then 1");
 }
 
 Test(worker, what_libraries_print_does_not_disturb_the_protocol)
