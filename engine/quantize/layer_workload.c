@@ -47,18 +47,27 @@ static void make_row(struct layer_run *r, size_t row)
     }
 }
 
-static int make_layer(struct layer_run *r, struct plim_err *err)
+static int make_spread(struct layer_run *r, struct plim_err *err)
 {
-    size_t k = r->options->in_features, n = r->options->out_features;
+    size_t k = r->options->in_features;
     struct plim_random random;
 
     if (!(r->spread = alloc(r, PLIM_TAG_CALIBRATION, k, sizeof *r->spread, err)) ||
-        !(r->weight = alloc(r, PLIM_TAG_WEIGHTS, k * n, sizeof *r->weight, err)) ||
         !(r->x = alloc(r, PLIM_TAG_CALIBRATION, r->options->length * k, sizeof *r->x, err)))
         return -1;
     plim_random_seed(&random, r->options->seed, STREAM_SPREAD);
     for (size_t i = 0; i < k; i++)
         r->spread[i] = expf(0.7f * (float)plim_random_normal(&random));
+    return 0;
+}
+
+static int make_weights(struct layer_run *r, struct plim_err *err)
+{
+    size_t k = r->options->in_features, n = r->options->out_features;
+    struct plim_random random;
+
+    if (!(r->weight = alloc(r, PLIM_TAG_WEIGHTS, k * n, sizeof *r->weight, err)))
+        return -1;
     plim_random_seed(&random, r->options->seed, STREAM_WEIGHTS);
     float scale = 1.0f / sqrtf((float)k);
     for (size_t i = 0; i < k * n; i++)
@@ -77,12 +86,11 @@ static int make_hessian(struct layer_run *r, struct hessian *h, struct hessian_r
         if (hessian_add(h, r->x, r->options->length, err) < 0)
             return -1;
     }
-    meter_enter(&r->meter, PLIM_QUANTIZE_PERMUTE);
     if (hessian_order(h, "layer", err) < 0)
         return -1;
     if (r->options->round_to_nearest)
         return 0;
-    meter_enter(&r->meter, PLIM_QUANTIZE_PERMUTE);
+    meter_enter(&r->meter, PLIM_QUANTIZE_CHOLESKY);
     if (hessian_factor(h, "layer", r->engine->parameters.count[PLIM_HESSIAN_OFFLOAD_THRESHOLD], report, err) < 0)
         return -1;
     meter_add_hessian(&r->meter, report);
@@ -145,6 +153,49 @@ static int take_digest(const struct gptq_result *result, char text[33], struct p
     return 0;
 }
 
+static int digest_factor(const struct hessian *h, char text[33], struct plim_err *err)
+{
+    struct digest *digest = digest_begin(err);
+    if (!digest)
+        return -1;
+    digest_add(digest, h->matrix, h->in_features * h->in_features * sizeof *h->matrix);
+    digest_add(digest, h->order, h->in_features * sizeof *h->order);
+    digest_end(digest, text);
+    return 0;
+}
+
+static void take_report(struct plim_quantize_layer_result *out, const struct hessian_report *report)
+{
+    out->offloaded = report->offloaded;
+    out->damping_attempts = report->damping_attempts;
+}
+
+static void stop_meter(struct layer_run *r, struct plim_quantize_layer_result *out)
+{
+    meter_stop(&r->meter, &out->usage);
+    memcpy(out->reserved_peak_bytes, r->meter.reserved_peak_bytes, sizeof out->reserved_peak_bytes);
+}
+
+static int run_factor(struct layer_run *r, struct plim_quantize_layer_result *out, struct plim_err *err)
+{
+    struct hessian_report report = { 0 };
+    struct hessian h = { 0 };
+    int rc = -1;
+
+    if (make_spread(r, err) < 0)
+        goto out;
+    meter_start(&r->meter, r->engine->pool);
+    if (make_hessian(r, &h, &report, err) < 0)
+        goto out;
+    stop_meter(r, out);
+    take_report(out, &report);
+    rc = digest_factor(&h, out->digest, err);
+
+out:
+    hessian_release(&h);
+    return rc;
+}
+
 static int run_layer(struct layer_run *r, struct plim_quantize_layer_result *out, struct plim_err *err)
 {
     const struct exl2_layout *layout = exl2_head_layout(r->options->bits);
@@ -154,7 +205,7 @@ static int run_layer(struct layer_run *r, struct plim_quantize_layer_result *out
     struct hessian h = { 0 };
     int rc = -1;
 
-    if (make_layer(r, err) < 0)
+    if (make_spread(r, err) < 0 || make_weights(r, err) < 0)
         goto out;
     struct linear_source dense = {
         .name = "layer",
@@ -170,20 +221,37 @@ static int run_layer(struct layer_run *r, struct plim_quantize_layer_result *out
     meter_enter(&r->meter, PLIM_QUANTIZE_OTHER);
     if (quantise_layer(&result, &dense, &h, layout, r->options->round_to_nearest, PLIM_FAST, &r->meter, err) < 0)
         goto out;
-    meter_stop(&r->meter, &out->usage);
+    stop_meter(r, out);
     hessian_release(&h);
     if (measure_error(r, &dense, &result, &out->error, err) < 0 || take_digest(&result, out->digest, err) < 0)
         goto out;
     out->bits_per_weight = (double)exl2_layout_bits(layout, k, r->padded) / ((double)k * (double)r->padded);
-    memcpy(out->permute_peak_bytes, report.permute_peak_bytes, sizeof out->permute_peak_bytes);
-    out->offloaded = report.offloaded;
-    out->damping_attempts = report.damping_attempts;
+    take_report(out, &report);
     rc = 0;
 
 out:
     gptq_result_release(&result, r->engine->pool);
     hessian_release(&h);
     return rc;
+}
+
+static int check_options(const struct plim_quantize_layer_options *o, struct plim_err *err)
+{
+    if (o->in_features == 0 || o->in_features > 65536)
+        return plim_err_input(err, "%zu input features: expected 1 to 65536", o->in_features);
+    if (o->rows == 0 || o->length == 0)
+        return plim_err_input(err, "rows and length must be at least 1");
+    if (o->factor_only && o->round_to_nearest)
+        return plim_err_input(err, "rounding to nearest needs no factor");
+    if (o->factor_only)
+        return 0;
+    if (o->in_features % 32 != 0)
+        return plim_err_input(err, "%zu input features: the format takes multiples of 32", o->in_features);
+    if (o->out_features == 0)
+        return plim_err_input(err, "output features must be at least 1");
+    if (!exl2_head_layout(o->bits))
+        return plim_err_input(err, "%d bits: expected 2, 3, 4, 5, 6 or 8", o->bits);
+    return 0;
 }
 
 int plim_quantize_layer(struct plim_engine *engine, const struct plim_quantize_layer_options *options,
@@ -196,16 +264,12 @@ int plim_quantize_layer(struct plim_engine *engine, const struct plim_quantize_l
     plim_pool_set_scope(engine->pool, "quantize_layer");
     if (!backend_quantize_ops(run.backend->ops->name))
         return plim_err_input(err, "backend %s has no quantizer", run.backend->ops->name);
-    if (options->in_features == 0 || options->in_features % 32 != 0 || options->in_features > 65536)
-        return plim_err_input(err, "%zu input features: expected a multiple of 32 up to 65536", options->in_features);
-    if (options->out_features == 0 || options->rows == 0 || options->length == 0)
-        return plim_err_input(err, "output features, rows and length must be at least 1");
-    if (!exl2_head_layout(options->bits))
-        return plim_err_input(err, "%d bits: expected 2, 3, 4, 5, 6 or 8", options->bits);
+    if (check_options(options, err) < 0)
+        return -1;
     run.padded = plim_round_up(options->out_features, 32);
     plim_pool_stats(engine->pool, &before);
     engine->backend.fixed_pieces = true;
-    int rc = run_layer(&run, result, err);
+    int rc = options->factor_only ? run_factor(&run, result, err) : run_layer(&run, result, err);
     engine->backend.fixed_pieces = false;
     plim_pool_free(engine->pool, run.x);
     plim_pool_free(engine->pool, run.weight);
@@ -216,4 +280,95 @@ int plim_quantize_layer(struct plim_engine *engine, const struct plim_quantize_l
     result->floor_bytes = after.current[PLIM_FAST].total_bytes - before.current[PLIM_FAST].total_bytes;
     result->reserved_bytes = after.reserved_bytes[PLIM_FAST];
     return rc;
+}
+
+/* ---- prediction ---- */
+
+/* Sizes in bytes that the peaks are made of; K inputs, P padded outputs. */
+struct layer_sizes {
+    uint64_t calibration;    /* spread and one sequence */
+    uint64_t weights;        /* fp16 */
+    uint64_t matrix;         /* the Hessian, later the factor */
+    uint64_t features;       /* 1 byte for each input */
+    uint64_t copy;           /* the working copy of the weights */
+    uint64_t stored;         /* packed */
+    uint64_t groups;         /* their table */
+    uint64_t work;           /* a group's codes and errors, the scale search */
+};
+
+static struct layer_sizes sizes_of(const struct plim_quantize_layer_options *o)
+{
+    size_t k = o->in_features, padded = plim_round_up(o->out_features, 32);
+    struct layer_sizes s = {
+        .calibration = sizeof(float) * k * (1 + o->length),
+        .matrix = sizeof(float) * k * k,
+        .features = k,
+    };
+    if (o->factor_only)
+        return s;
+    const struct exl2_layout *layout = exl2_head_layout(o->bits);
+    size_t largest = 0;
+    for (int i = 0; i < layout->width_count; i++)
+        largest = plim_max(largest, (size_t)layout->width[i].group_rows);
+    s.weights = sizeof(uint16_t) * k * o->out_features;
+    s.copy = sizeof(float) * k * padded;
+    s.stored = exl2_layout_bits(layout, k, padded) / 8;
+    s.groups = exl2_layout_groups(layout, k, NULL) * sizeof(struct exl2_group);
+    s.work = gptq_scratch_bytes(layout, k, padded) - s.stored - s.groups;
+    if (o->round_to_nearest)
+        s.work -= largest * padded * sizeof(float);
+    return s;
+}
+
+static void predict_tags(struct plim_quantize_usage *u, const struct plim_quantize_layer_options *o,
+                         const struct layer_sizes *s, uint64_t inversion)
+{
+    uint64_t *fast = u->tag_peak_bytes[PLIM_FAST];
+    fast[PLIM_TAG_CALIBRATION] = s->calibration;
+    fast[PLIM_TAG_HESSIAN] = s->matrix + 6 * s->features;
+    fast[PLIM_TAG_WORKSPACE] = plim_max(8 * s->features, inversion);   /* the features' ranking comes first */
+    if (o->factor_only)
+        return;
+    fast[PLIM_TAG_WEIGHTS] = s->weights + s->stored;
+    fast[PLIM_TAG_METADATA] = s->groups;
+    fast[PLIM_TAG_WORKSPACE] = plim_max(fast[PLIM_TAG_WORKSPACE], s->copy + s->work);
+}
+
+/*
+ * Of the features' vectors (`features` counts bytes): the diagonal takes 4, the order 2, the ranking that makes it 8, the
+ * reversed order 2. The diagonal and the reversed order are gone before the inversion.
+ */
+int plim_quantize_layer_predict(const struct plim_parameters *parameters, const struct plim_quantize_layer_options *o,
+                                struct plim_quantize_usage *usage, struct plim_err *err)
+{
+    *usage = (struct plim_quantize_usage){ 0 };
+    if (check_options(o, err) < 0)
+        return -1;
+    struct layer_sizes s = sizes_of(o);
+    uint64_t *fast = usage->phase_peak_bytes[PLIM_FAST], *slow = usage->phase_peak_bytes[PLIM_SLOW];
+    uint64_t base = s.calibration + s.weights, held = base + s.matrix + (o->round_to_nearest ? 6 : 2) * s.features;
+    bool offloaded = (int64_t)(o->in_features * o->in_features) > parameters->count[PLIM_HESSIAN_OFFLOAD_THRESHOLD];
+    uint64_t inversion = o->round_to_nearest ? 0 : quantize_invert_scratch_bytes(o->in_features);
+
+    fast[PLIM_QUANTIZE_HESSIAN] = base + s.matrix + 14 * s.features;
+    fast[PLIM_QUANTIZE_OTHER] = held;
+    if (!o->round_to_nearest) {
+        fast[PLIM_QUANTIZE_PERMUTE] = base + 8 * s.features + (offloaded ? 0 : s.matrix);
+        fast[PLIM_QUANTIZE_CHOLESKY] = plim_max(base + s.matrix + 8 * s.features, held + inversion);
+        fast[PLIM_QUANTIZE_INVERT] = fast[PLIM_QUANTIZE_CHOLESKY];
+        /* On its way back the matrix is in both tiers. */
+        for (int phase = PLIM_QUANTIZE_PERMUTE; offloaded && phase <= PLIM_QUANTIZE_INVERT; phase++)
+            slow[phase] = s.matrix;
+    }
+    if (!o->factor_only) {
+        fast[PLIM_QUANTIZE_GATHER] = held + s.copy;
+        fast[PLIM_QUANTIZE_QUANTISE] = held + s.copy + s.stored + s.groups + s.work;
+        fast[PLIM_QUANTIZE_OTHER] = held + s.copy + s.stored;
+    }
+    for (int tier = 0; tier < PLIM_TIER_COUNT; tier++)
+        for (int phase = 0; phase < PLIM_QUANTIZE_PHASE_COUNT; phase++)
+            usage->peak_bytes[tier] = plim_max(usage->peak_bytes[tier], usage->phase_peak_bytes[tier][phase]);
+    predict_tags(usage, o, &s, inversion);
+    usage->tag_peak_bytes[PLIM_SLOW][PLIM_TAG_HESSIAN] = usage->peak_bytes[PLIM_SLOW];
+    return 0;
 }

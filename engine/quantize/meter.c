@@ -74,8 +74,8 @@ static void move_time(struct meter *m, enum plim_quantize_phase from, enum plim_
 void meter_add_hessian(struct meter *m, const struct hessian_report *report)
 {
     meter_enter(m, PLIM_QUANTIZE_OTHER);
-    move_time(m, PLIM_QUANTIZE_PERMUTE, PLIM_QUANTIZE_CHOLESKY, report->cholesky_ns);
-    move_time(m, PLIM_QUANTIZE_PERMUTE, PLIM_QUANTIZE_INVERT, report->invert_ns);
+    move_time(m, PLIM_QUANTIZE_CHOLESKY, PLIM_QUANTIZE_PERMUTE, report->permute_ns);
+    move_time(m, PLIM_QUANTIZE_CHOLESKY, PLIM_QUANTIZE_INVERT, report->invert_ns);
     for (int tier = 0; tier < PLIM_TIER_COUNT; tier++) {
         for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
             raise_to(&m->usage.tag_peak_bytes[tier][tag], report->tag_peak_bytes[tier][tag]);

@@ -28,7 +28,10 @@ enum plim_quantize_phase meter_enter(struct meter *meter, enum plim_quantize_pha
 /* Ends the current phase and hands out what was used since meter_start. */
 void meter_stop(struct meter *meter, struct plim_quantize_usage *usage);
 
-/* What hessian_factor and gptq_quantise say about themselves; call them in phase `permute` and `quantise`. */
+/*
+ * What hessian_factor and gptq_quantise say about themselves; call them in phase `cholesky` and `quantise`. The peak of
+ * phase `permute` is that of the permutation alone, without the matrix' way to the other tier and back.
+ */
 void meter_add_hessian(struct meter *meter, const struct hessian_report *report);
 void meter_add_gptq(struct meter *meter, const struct gptq_result *result);
 

@@ -273,11 +273,11 @@ static int factor(struct module *m, struct hessian *h, const char *name, bool ro
     struct hessian_report report;
     int rc = -1;
 
-    enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_PERMUTE);
+    enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_HESSIAN);
     if (hessian_order(h, name, err) < 0)
         goto out;
     if (!round_to_nearest) {
-        meter_enter(&c->meter, PLIM_QUANTIZE_PERMUTE);
+        meter_enter(&c->meter, PLIM_QUANTIZE_CHOLESKY);
         if (hessian_factor(h, name, c->engine->parameters.count[PLIM_HESSIAN_OFFLOAD_THRESHOLD], &report, err) < 0)
             goto out;
         meter_add_hessian(&c->meter, &report);

@@ -328,11 +328,10 @@ static int quantise_head_matrix(struct conversion *c, struct matrix_view *view, 
 
     if (hessian_init(&h, backend, view->source.in_features, err) < 0 || head_hessian(c, &h, err) < 0)
         goto out;
-    meter_enter(&c->meter, PLIM_QUANTIZE_PERMUTE);
     if (hessian_order(&h, view->name, err) < 0)
         goto out;
     if (!rtn) {
-        meter_enter(&c->meter, PLIM_QUANTIZE_PERMUTE);
+        meter_enter(&c->meter, PLIM_QUANTIZE_CHOLESKY);
         if (hessian_factor(&h, view->name, c->engine->parameters.count[PLIM_HESSIAN_OFFLOAD_THRESHOLD], &report, err) < 0)
             goto out;
         meter_add_hessian(&c->meter, &report);

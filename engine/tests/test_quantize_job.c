@@ -349,30 +349,3 @@ Test(job, calibrates_on_text)
     cr_assert_str_neq(digest[0], digest[2]);
     scratch_remove(&s);
 }
-
-/* ---- the layer workload ---- */
-
-Test(layer, is_quantised_the_same_with_and_without_the_slow_tier)
-{
-    struct plim_quantize_layer_options options = {
-        .in_features = 256, .out_features = 96, .rows = 3, .length = 128, .bits = 4, .seed = 1
-    };
-    static const char *const settings[] = { "", "hessian_offload_threshold=1000 cpu_threads=1" };
-    struct plim_quantize_layer_result result[3];
-    for (size_t i = 0; i < 3; i++) {
-        struct plim_err err = PLIM_ERR_INIT;
-        struct plim_parameters parameters = parameters_from(settings[i % 2]);
-        struct plim_engine *engine;
-        options.round_to_nearest = i == 2;
-        cr_assert_eq(plim_engine_open(&engine, "cpu", &parameters, NULL, &err), 0);
-        cr_assert_eq(plim_quantize_layer(engine, &options, &result[i], &err), 0, "%s", err.message);
-        cr_assert_eq(plim_engine_close(engine), 0);
-        cr_assert_eq(result[i].floor_bytes, 0);
-    }
-    cr_assert_not(result[0].offloaded);
-    cr_assert(result[1].offloaded);
-    cr_assert_str_eq(result[0].digest, result[1].digest);
-    cr_assert_eq(result[0].error, result[1].error);
-    cr_assert_eq(result[0].permute_peak_bytes[PLIM_FAST] - result[1].permute_peak_bytes[PLIM_FAST], 4 * 256 * 256);
-    cr_assert_lt(result[0].error, 0.9 * result[2].error, "GPTQ %g, rounding %g", result[0].error, result[2].error);
-}

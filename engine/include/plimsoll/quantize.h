@@ -37,7 +37,7 @@
 /* What a conversion spends its time on. */
 #define PLIM_QUANTIZE_PHASES(X)                                                                                        \
     X(FORWARD, "forward")        /* running blocks over the calibration rows, and comparing their outputs */           \
-    X(HESSIAN, "hessian")        /* accumulation */                                                                    \
+    X(HESSIAN, "hessian")        /* accumulation, and the order of its features */                                     \
     X(PERMUTE, "permute")                                                                                              \
     X(CHOLESKY, "cholesky")                                                                                            \
     X(INVERT, "invert")                                                                                                \
@@ -134,24 +134,26 @@ void plim_quantize_summary_release(struct plim_quantize_summary *summary, struct
 /* ---- one linear layer, made up: a workload ---- */
 
 struct plim_quantize_layer_options {
-    size_t in_features;               /* K, a multiple of 32 up to 65536 */
+    size_t in_features;               /* K, a multiple of 32 up to 65536; with factor_only any number up to it */
     size_t out_features;              /* N */
     size_t rows, length;              /* calibration: sequences, and tokens in each */
     int bits;                         /* 2, 3, 4, 5, 6 or 8: the layout of that head_bits, mixed widths and all */
-    bool round_to_nearest;
+    bool round_to_nearest;            /* no factor, no error feedback */
+    bool factor_only;                 /* Hessian, permutation, factor and inverse, no weights: out_features and bits
+                                         are not looked at */
     uint64_t seed;
 };
 
 struct plim_quantize_layer_result {
-    struct plim_quantize_usage usage;
+    struct plim_quantize_usage usage; /* of phase permute: 4 K^2 are on one tier or the other, by the threshold */
     double error;                     /* relative Frobenius error of x W over the calibration rows */
     double bits_per_weight;
-    uint64_t permute_peak_bytes[PLIM_TIER_COUNT];   /* of the permutation alone: 4 K^2 moves with the threshold */
     bool offloaded;
     int damping_attempts;
     uint64_t floor_bytes;             /* live on the fast tier afterwards, beyond what was live before: 0 */
     uint64_t reserved_bytes;          /* afterwards, on the fast tier */
-    char digest[33];                  /* XXH3-128 of the packed tensors */
+    uint64_t reserved_peak_bytes[PLIM_TIER_COUNT];
+    char digest[33];                  /* XXH3-128 of the packed tensors; with factor_only of the inverse's factor */
 };
 
 /*
@@ -160,5 +162,13 @@ struct plim_quantize_layer_result {
  */
 int plim_quantize_layer(struct plim_engine *engine, const struct plim_quantize_layer_options *options,
                         struct plim_quantize_layer_result *result, struct plim_err *err);
+
+/*
+ * Predicts its requested bytes by formula, without an engine: each phase's, each tag's and the total's peaks, equal to those
+ * of the result to the byte when the pool holds nothing else (an engine that was just opened: add what its pool holds).
+ */
+int plim_quantize_layer_predict(const struct plim_parameters *parameters,
+                                const struct plim_quantize_layer_options *options,
+                                struct plim_quantize_usage *usage, struct plim_err *err);
 
 #endif
