@@ -172,6 +172,7 @@ struct linear_shape {
     size_t stored_out_features;   /* EXL2: padded to 32; dense: the same as out_features */
     size_t group_count;           /* EXL2 */
     size_t word_rows;             /* EXL2: rows of q_weight */
+    size_t copied_bytes;          /* EXL2: exl2_copied_bytes, what is not used where it is mapped */
     bool has_bias;
     float prescale;
 };

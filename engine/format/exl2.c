@@ -48,6 +48,43 @@ size_t exl2_matrix_bytes(size_t in_features, size_t group_count)
     return group_count * sizeof(struct exl2_group) + 2 * in_features * sizeof(uint16_t);
 }
 
+static size_t weight_bytes(const struct exl2_tensors *t)
+{
+    return t->word_rows * t->out_features * sizeof(uint32_t);
+}
+
+static size_t scale_bytes(const struct exl2_tensors *t)
+{
+    return t->group_count * (t->out_features / CODES_PER_SCALE_WORD) * sizeof(uint32_t);
+}
+
+size_t exl2_copied_bytes(const struct exl2_tensors *t)
+{
+    if (is_aligned(t->q_weight, sizeof(uint32_t)) && is_aligned(t->q_scale, sizeof(uint32_t)))
+        return 0;
+    return weight_bytes(t) + scale_bytes(t);
+}
+
+/* Points at the words where they lie, or copies them to where words may lie. */
+static int take_words(struct exl2_matrix *matrix, struct plim_pool *pool, const struct exl2_tensors *t,
+                      struct plim_err *err)
+{
+    size_t copied_bytes = exl2_copied_bytes(t);
+    matrix->q_weight = (const uint32_t *)t->q_weight;
+    matrix->q_scale = (const uint32_t *)t->q_scale;
+    if (copied_bytes == 0)
+        return 0;
+    matrix->copy = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WEIGHTS, copied_bytes, err);
+    if (!matrix->copy)
+        return -1;
+    char *scales = (char *)matrix->copy + weight_bytes(t);
+    memcpy(matrix->copy, (const void *)t->q_weight, weight_bytes(t));
+    memcpy(scales, (const void *)t->q_scale, scale_bytes(t));
+    matrix->q_weight = matrix->copy;
+    matrix->q_scale = (const uint32_t *)(const void *)scales;
+    return 0;
+}
+
 static int check_sizes(const struct exl2_tensors *t, struct plim_err *err)
 {
     if (t->in_features == 0 || t->in_features > MAX_IN_FEATURES || t->in_features % ROW_MULTIPLE)
@@ -58,8 +95,6 @@ static int check_sizes(const struct exl2_tensors *t, struct plim_err *err)
                               COLUMN_MULTIPLE);
     if (t->group_count == 0 || t->group_count > EXL2_MAX_GROUPS)
         return plim_err_input(err, "q_groups: %zu groups, expected 1 to %d", t->group_count, EXL2_MAX_GROUPS);
-    if (!is_aligned(t->q_weight, sizeof(int32_t)) || !is_aligned(t->q_scale, sizeof(int32_t)))
-        return plim_err_input(err, "q_weight or q_scale is not aligned to 4 bytes");
     return 0;
 }
 
@@ -164,9 +199,8 @@ int exl2_matrix_init(struct exl2_matrix *matrix, struct plim_pool *pool, const s
     matrix->out_features = t->out_features;
     matrix->group_count = t->group_count;
     matrix->word_rows = t->word_rows;
-    matrix->q_weight = (const uint32_t *)t->q_weight;
-    matrix->q_scale = (const uint32_t *)t->q_scale;
-    if (read_groups(matrix, t, prescale, err) < 0 || read_permutation(matrix, t, err) < 0)
+    if (read_groups(matrix, t, prescale, err) < 0 || read_permutation(matrix, t, err) < 0 ||
+        take_words(matrix, pool, t, err) < 0)
         goto out;
     rc = 0;
 
@@ -180,6 +214,7 @@ out:
 
 void exl2_matrix_release(struct exl2_matrix *matrix, struct plim_pool *pool)
 {
+    plim_pool_free(pool, matrix->copy);
     plim_pool_free(pool, matrix->groups);
     *matrix = (struct exl2_matrix){ 0 };
 }

@@ -31,8 +31,8 @@ struct exl2_group {
 };
 
 /*
- * A checked view of one matrix. q_weight and q_scale point into the mapped file; groups and permutations are owned by
- * whoever called exl2_matrix_init, in pool memory tagged weights.
+ * A checked view of one matrix. q_weight and q_scale point into the mapped file, or to their copy; groups, permutations
+ * and copy are owned by whoever called exl2_matrix_init, in pool memory tagged weights.
  */
 struct exl2_matrix {
     size_t in_features;        /* K, multiple of 32, <= 65536 */
@@ -44,6 +44,7 @@ struct exl2_matrix {
     struct exl2_group *groups;
     uint16_t *perm;            /* [K] packed row -> input feature */
     uint16_t *invperm;         /* [K] input feature -> packed row */
+    void *copy;                /* of q_weight and q_scale, see exl2_copied_bytes; or NULL */
 };
 
 /* Raw tensors as they stand in a file; sizes in elements. */
@@ -59,14 +60,19 @@ struct exl2_tensors {
 /*
  * Checks the tensors (groups add up, widths valid and descending, rows multiples of 32, the permutation is one) and
  * prepares a view. `prescale` multiplies the scales as the reference does, in fp16 (1 for none). Allocates
- * exl2_matrix_bytes(...) bytes in one block.
+ * exl2_matrix_bytes(...) bytes in one block, and exl2_copied_bytes(...) in another.
  */
 int exl2_matrix_init(struct exl2_matrix *matrix, struct plim_pool *pool, const struct exl2_tensors *tensors,
                      float prescale, struct plim_err *err);
 void exl2_matrix_release(struct exl2_matrix *matrix, struct plim_pool *pool);
 
-/* What exl2_matrix_init allocates. */
 size_t exl2_matrix_bytes(size_t in_features, size_t group_count);
+
+/*
+ * Codes and scales are used where they are mapped, unless the file holds them at addresses that are no multiple of 4
+ * (a header of odd length does that to a whole file): then they are copied, and this is how much. Else 0.
+ */
+size_t exl2_copied_bytes(const struct exl2_tensors *tensors);
 
 /* The scale of group `g`, column `n`, exactly as stored (an fp16 value, widened). */
 float exl2_scale(const struct exl2_matrix *matrix, size_t g, size_t n);

@@ -78,6 +78,7 @@ static struct linear_shape shape_of(const struct matrix_view *view)
         .stored_out_features = view->stored_out_features,
         .group_count = source->exl2.group_count,
         .word_rows = source->exl2.word_rows,
+        .copied_bytes = source->is_exl2 ? exl2_copied_bytes(&source->exl2) : 0,
         .has_bias = source->bias != NULL,
         .prescale = source->prescale,
     };

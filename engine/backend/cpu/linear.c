@@ -117,7 +117,8 @@ static int init_dense(struct backend *backend, struct cpu_matrix *matrix, const 
     matrix->weight = source->weight;
     matrix->alpha = source->prescale;
     matrix->stored_out_features = source->out_features;
-    matrix->mapped_bytes = source->in_features * source->out_features * dtype_bytes(source->dtype);
+    matrix->stored_bytes = source->in_features * source->out_features * dtype_bytes(source->dtype);
+    matrix->mapped_bytes = matrix->stored_bytes;
 
     struct finite_scan scan = { .matrix = matrix, .in_features = source->in_features };
     cpu_run(backend, source->in_features / 8 * source->out_features, source->out_features, 16, scan_rows, &scan);
@@ -139,8 +140,9 @@ static int init_exl2(struct backend *backend, struct cpu_matrix *matrix, const s
                               exl2->in_features, exl2->out_features, source->in_features, source->out_features);
     matrix->alpha = 1.0f;   /* the prescale is in the scales */
     matrix->stored_out_features = exl2->out_features;
-    matrix->mapped_bytes = exl2->word_rows * exl2->out_features * sizeof(uint32_t) +
+    matrix->stored_bytes = exl2->word_rows * exl2->out_features * sizeof(uint32_t) +
                            exl2->group_count * (exl2->out_features / 8) * sizeof(uint32_t);
+    matrix->mapped_bytes = matrix->stored_bytes - exl2_copied_bytes(&source->exl2);
     return 0;
 }
 
@@ -235,7 +237,7 @@ size_t cpu_matrix_bytes(const struct linear_shape *shape, const struct plim_para
 {
     (void)parameters;
     return sizeof(struct cpu_matrix) + (shape->is_exl2 ? exl2_matrix_bytes(shape->in_features, shape->group_count) : 0) +
-           (shape->has_bias ? shape->out_features * sizeof(float) : 0);
+           shape->copied_bytes + (shape->has_bias ? shape->out_features * sizeof(float) : 0);
 }
 
 size_t cpu_matrix_mapped_bytes(const struct linear_shape *shape)
@@ -243,7 +245,7 @@ size_t cpu_matrix_mapped_bytes(const struct linear_shape *shape)
     if (!shape->is_exl2)
         return shape->in_features * shape->out_features * dtype_bytes(shape->dtype);
     return shape->word_rows * shape->stored_out_features * sizeof(uint32_t) +
-           shape->group_count * (shape->stored_out_features / 8) * sizeof(uint32_t);
+           shape->group_count * (shape->stored_out_features / 8) * sizeof(uint32_t) - shape->copied_bytes;
 }
 
 struct linear_scratch cpu_linear_scratch(const struct linear_shape *shape, size_t rows,

@@ -259,6 +259,6 @@ int chunked_linear(const struct linear_call *call, struct plim_err *err)
     }
     blas_serial_end(token);
     if (rc == 0)
-        call->backend->counters.weight_bytes_read += matrix->mapped_bytes;
+        call->backend->counters.weight_bytes_read += matrix->stored_bytes;
     return rc;
 }

@@ -26,5 +26,5 @@ static void dot_columns(void *context, size_t begin, size_t end, int thread)
 void dense_linear(const struct linear_call *call)
 {
     linear_run(call, call->out_features, 16, dot_columns, (void *)(uintptr_t)call);
-    call->backend->counters.weight_bytes_read += call->matrix->mapped_bytes;
+    call->backend->counters.weight_bytes_read += call->matrix->stored_bytes;
 }

@@ -178,7 +178,7 @@ int fused_linear(const struct linear_call *call, struct plim_err *err)
         run.first_row = row;
         run.row_count = plim_min(tile_rows, call->rows - row);
         run_tile(&run);
-        call->backend->counters.weight_bytes_read += call->matrix->mapped_bytes;
+        call->backend->counters.weight_bytes_read += call->matrix->stored_bytes;
     }
     call->backend->counters.fused_calls++;
 

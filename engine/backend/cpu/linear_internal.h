@@ -17,7 +17,8 @@ struct cpu_matrix {
     float alpha;                   /* dense: prescale */
     float *bias;                   /* [out_features] or NULL */
     size_t stored_out_features;
-    size_t mapped_bytes;           /* codes and scales, or dense weights: what one pass reads */
+    size_t stored_bytes;           /* codes and scales, or dense weights: what one pass reads */
+    size_t mapped_bytes;           /* of these; the rest was copied */
 };
 
 /* One call of cpu_linear. */
