@@ -24,7 +24,7 @@ add_library(plim_options INTERFACE)
 target_compile_options(plim_options INTERFACE
   "$<$<COMPILE_LANGUAGE:C>:-Wall;-Wextra;-Wconversion;-Wshadow;-Wstrict-prototypes;-Wmissing-prototypes;-Wvla;\
 -ffp-contract=off;-fno-math-errno;-fvisibility=hidden>"
-  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wshadow,-fvisibility=hidden;--extended-lambda;-lineinfo>")
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-fvisibility=hidden;--extended-lambda;-lineinfo>")
 target_compile_definitions(plim_options INTERFACE _GNU_SOURCE)
 if(PLIMSOLL_WERROR)
   target_compile_options(plim_options INTERFACE

@@ -62,6 +62,20 @@ const struct quantize_ops *backend_quantize_ops(const char *name)
     return entry ? entry->quantize : NULL;
 }
 
+bool backend_memory(const char *name, const struct plim_parameters *parameters, struct plim_pool_memory *memory)
+{
+    (void)parameters;
+#ifdef PLIMSOLL_HAVE_CUDA
+    if (strcmp(name, "cuda") == 0) {
+        cuda_memory(0, memory);
+        return true;
+    }
+#endif
+    (void)name;
+    (void)memory;
+    return false;
+}
+
 int backend_open(struct backend *backend, const char *name, struct plim_pool *pool, struct threads *threads,
                  const struct plim_parameters *parameters, struct plim_err *err)
 {

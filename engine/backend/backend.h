@@ -5,7 +5,7 @@
  * A backend: the small table of operations that a forward pass is made of.
  *
  * Everything above this line names no device. Pointers marked "device" live in the pool's fast tier, which on the CPU
- * backend is ordinary memory; the code above moves data to and from them only with `upload` and `download`.
+ * backend is ordinary memory and on CUDA is not; the code above moves data to and from them only with `upload` and `download`.
  *
  * Activations are fp32, row-major [rows, width]; `rows` are the tokens of one chunk. Operations run in order; an
  * operation may return before it is done, `download` waits.
@@ -152,6 +152,12 @@ int backend_open(struct backend *backend, const char *name, struct plim_pool *po
                  const struct plim_parameters *parameters, struct plim_err *err);
 void backend_close(struct backend *backend);
 
+/*
+ * The memory of the backend's fast tier, for plim_pool_options; false where that is RAM, or the name is unknown. Touches no
+ * device: that begins with the pool's first allocation there.
+ */
+bool backend_memory(const char *name, const struct plim_parameters *parameters, struct plim_pool_memory *memory);
+
 /* Bytes of `elements` keys or values in the cache, as the parameter kv_cache says. */
 size_t backend_kv_bytes(const struct plim_parameters *parameters, size_t elements);
 
@@ -193,6 +199,7 @@ struct backend_predict_ops {
     /* What `open` keeps (tag metadata), on the fast tier and, where that isn't RAM, in host memory. */
     size_t (*open_bytes)(const struct plim_parameters *parameters);
     size_t (*open_host_bytes)(const struct plim_parameters *parameters);     /* NULL: none */
+    size_t (*open_staging_bytes)(const struct plim_parameters *parameters);  /* in host memory, tag io; NULL: none */
     /* Owned bytes of a ready matrix (tag weights; in host memory where that is another tier: metadata), mapped bytes. */
     size_t (*matrix_bytes)(const struct linear_shape *shape, const struct plim_parameters *parameters);
     size_t (*matrix_host_bytes)(const struct linear_shape *shape);           /* NULL: none */

@@ -137,7 +137,12 @@ static void count_reserved(struct blocks *blocks, enum plim_tier tier, int64_t b
         blocks->reserved_peak_bytes[tier] = blocks->reserved_bytes[tier];
 }
 
-static void *map_fast(size_t bytes)
+static bool in_arena(const struct blocks *blocks, enum plim_tier tier)
+{
+    return blocks->has_arena && tier == PLIM_FAST;
+}
+
+static void *map_ram(size_t bytes)
 {
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
@@ -154,7 +159,7 @@ static void unmap_block(struct blocks *blocks, struct block *block)
     uint64_t span_bytes = block->span_bytes, file_offset = block->file_offset;
     SHOW(block, span_bytes);
     munmap(block, span_bytes);
-    if (tier == PLIM_SLOW)
+    if (tier != blocks->ram)
         spill_give(&blocks->spill, file_offset, span_bytes);
     count_reserved(blocks, tier, -(int64_t)span_bytes);
 }
@@ -169,7 +174,7 @@ static void unmap_chunk(struct blocks *blocks, struct chunk *chunk)
         chunk->next->prev = chunk->prev;
     if (chunk->usable)
         take_usable(blocks, chunk);
-    count_reserved(blocks, PLIM_FAST, -(int64_t)chunk->bytes);
+    count_reserved(blocks, blocks->ram, -(int64_t)chunk->bytes);
     SHOW(chunk, chunk->bytes);
     munmap(chunk, chunk->bytes);
 }
@@ -177,6 +182,11 @@ static void unmap_chunk(struct blocks *blocks, struct chunk *chunk)
 uint64_t blocks_trim(struct blocks *blocks, enum plim_tier tier)
 {
     uint64_t before = blocks->reserved_bytes[tier];
+    if (in_arena(blocks, tier)) {
+        uint64_t given_back = arena_trim(&blocks->arena);
+        count_reserved(blocks, tier, -(int64_t)given_back);
+        return given_back;
+    }
     for (int bin = 0; bin < BLOCKS_BINS; bin++) {
         struct block *block;
         while ((block = blocks->bins[tier][bin])) {
@@ -184,7 +194,7 @@ uint64_t blocks_trim(struct blocks *blocks, enum plim_tier tier)
             unmap_block(blocks, block);
         }
     }
-    for (struct chunk *chunk = blocks->chunks, *next; tier == PLIM_FAST && chunk; chunk = next) {
+    for (struct chunk *chunk = blocks->chunks, *next; tier == blocks->ram && chunk; chunk = next) {
         next = chunk->next;
         if (chunk->live == 0)
             unmap_chunk(blocks, chunk);
@@ -207,10 +217,10 @@ static struct chunk *new_chunk(struct blocks *blocks, unsigned size_class, size_
 {
     size_t bytes = plim_max(CHUNK_MIN_BYTES, CHUNK_HEADER_BYTES + CHUNK_MIN_BLOCKS * block_span);
     bytes = plim_round_up(bytes, PAGE_BYTES);
-    make_room(blocks, PLIM_FAST, bytes);
-    struct chunk *chunk = map_fast(bytes);
-    if (!chunk && blocks_trim(blocks, PLIM_FAST) > 0)
-        chunk = map_fast(bytes);
+    make_room(blocks, blocks->ram, bytes);
+    struct chunk *chunk = map_ram(bytes);
+    if (!chunk && blocks_trim(blocks, blocks->ram) > 0)
+        chunk = map_ram(bytes);
     if (!chunk)
         return NULL;
     *chunk = (struct chunk){
@@ -223,7 +233,7 @@ static struct chunk *new_chunk(struct blocks *blocks, unsigned size_class, size_
         blocks->chunks->prev = chunk;
     blocks->chunks = chunk;
     push_usable(blocks, chunk);
-    count_reserved(blocks, PLIM_FAST, (int64_t)bytes);
+    count_reserved(blocks, blocks->ram, (int64_t)bytes);
     blocks->system_count++;
     return chunk;
 }
@@ -294,7 +304,7 @@ static struct block *map_block(struct blocks *blocks, enum plim_tier tier, size_
 {
     uint64_t file_offset = 0;
     struct block *block =
-        tier == PLIM_FAST ? map_fast(span_bytes) : spill_map(&blocks->spill, span_bytes, &file_offset);
+        tier == blocks->ram ? map_ram(span_bytes) : spill_map(&blocks->spill, span_bytes, &file_offset);
     if (!block)
         return NULL;
     *block = (struct block){ .span_bytes = span_bytes, .file_offset = file_offset, .tier = (uint8_t)tier };
@@ -308,7 +318,7 @@ static struct block *take_mapped(struct blocks *blocks, enum plim_tier tier, siz
 {
     size_t span_bytes = span_of(bytes);
     struct block *block = take_cached(blocks, tier, span_bytes);
-    *zeroed = !block && tier == PLIM_FAST;
+    *zeroed = !block && tier == blocks->ram;
     if (!block) {
         make_room(blocks, tier, span_bytes);
         block = map_block(blocks, tier, span_bytes);
@@ -320,11 +330,39 @@ static struct block *take_mapped(struct blocks *blocks, enum plim_tier tier, siz
     return block;
 }
 
-/* ---- blocks of either kind ---- */
+/* ---- blocks in the arena ---- */
 
-static bool is_small(enum plim_tier tier, size_t bytes)
+/* Takes and counts what the device had to lend for it. */
+static struct block *lend(struct blocks *blocks, size_t bytes)
 {
-    return tier == PLIM_FAST && bytes <= SMALL_MAX;
+    uint64_t before = blocks->arena.committed_bytes;
+    struct block *block = arena_take(&blocks->arena, bytes, true);
+    uint64_t lent = blocks->arena.committed_bytes - before;
+
+    if (lent > 0) {
+        count_reserved(blocks, PLIM_FAST, (int64_t)lent);
+        blocks->system_count++;
+    }
+    return block;
+}
+
+static struct block *take_remote(struct blocks *blocks, size_t bytes)
+{
+    struct block *block = arena_take(&blocks->arena, bytes, false);
+    if (block)
+        return block;
+    make_room(blocks, PLIM_FAST, bytes);
+    block = lend(blocks, bytes);
+    if (!block && blocks_trim(blocks, PLIM_FAST) > 0)
+        block = lend(blocks, bytes);
+    return block;
+}
+
+/* ---- blocks of any kind ---- */
+
+static bool is_small(const struct blocks *blocks, enum plim_tier tier, size_t bytes)
+{
+    return tier == blocks->ram && bytes <= SMALL_MAX;
 }
 
 /* A block that is in use, but not yet anybody's. */
@@ -332,7 +370,9 @@ static struct block *find(struct blocks *blocks, enum plim_tier tier, size_t byt
 {
     *zeroed = false;
     errno = ENOMEM;
-    if (is_small(tier, bytes))
+    if (in_arena(blocks, tier))
+        return take_remote(blocks, bytes);
+    if (is_small(blocks, tier, bytes))
         return take_small(blocks, bytes);
     return bytes <= MAPPED_MAX ? take_mapped(blocks, tier, bytes, zeroed) : NULL;
 }
@@ -345,7 +385,8 @@ struct block *blocks_take(struct blocks *blocks, enum plim_tier tier, size_t byt
     block->bytes = bytes;
     block->state = BLOCK_LIVE;
     block->tier = (uint8_t)tier;
-    show_only(block, bytes);
+    if (!block->remote)
+        show_only(block, bytes);
     blocks->live_span_bytes[tier] += block->span_bytes;
     return block;
 }
@@ -356,6 +397,10 @@ void blocks_give(struct blocks *blocks, struct block *block)
     assert(block->state == BLOCK_LIVE);
     block->state = BLOCK_FREE;
     blocks->live_span_bytes[tier] -= block->span_bytes;
+    if (block->remote) {
+        arena_give(&blocks->arena, block);
+        return;
+    }
     HIDE(block_memory(block), block->span_bytes - PLIM_POOL_ALIGN);
     if (block->chunk) {
         give_small(blocks, block);
@@ -365,22 +410,22 @@ void blocks_give(struct blocks *blocks, struct block *block)
     }
 }
 
-/* Gives a live mapped block of the fast tier a new span, moving pages instead of copying them. NULL with errno. */
+/* Gives a live mapped block of RAM a new span, moving pages instead of copying them. NULL with errno. */
 static struct block *remap(struct blocks *blocks, struct block *block, size_t span_bytes)
 {
     size_t old_span = block->span_bytes;
-    take_block(&blocks->live[PLIM_FAST], block);
+    take_block(&blocks->live[blocks->ram], block);
     SHOW(block, old_span);
     struct block *moved = mremap(block, old_span, span_bytes, MREMAP_MAYMOVE);
     if (moved == MAP_FAILED) {
-        push_block(&blocks->live[PLIM_FAST], block);
+        push_block(&blocks->live[blocks->ram], block);
         show_only(block, block->bytes);
         return NULL;
     }
     moved->span_bytes = span_bytes;
-    push_block(&blocks->live[PLIM_FAST], moved);
-    count_reserved(blocks, PLIM_FAST, (int64_t)span_bytes - (int64_t)old_span);
-    blocks->live_span_bytes[PLIM_FAST] += span_bytes - old_span;
+    push_block(&blocks->live[blocks->ram], moved);
+    count_reserved(blocks, blocks->ram, (int64_t)span_bytes - (int64_t)old_span);
+    blocks->live_span_bytes[blocks->ram] += span_bytes - old_span;
     if (span_bytes > old_span)
         blocks->system_count++;
     return moved;
@@ -390,7 +435,7 @@ static struct block *remap(struct blocks *blocks, struct block *block, size_t sp
 static struct block *copy_block(struct blocks *blocks, struct block *block, size_t bytes)
 {
     bool zeroed;
-    struct block *copy = blocks_take(blocks, PLIM_FAST, bytes, &zeroed);
+    struct block *copy = blocks_take(blocks, blocks->ram, bytes, &zeroed);
     if (!copy)
         return NULL;
     copy->tag = block->tag;
@@ -400,21 +445,21 @@ static struct block *copy_block(struct blocks *blocks, struct block *block, size
     return copy;
 }
 
-static bool same_class(const struct block *block, size_t bytes)
+static bool same_class(const struct blocks *blocks, const struct block *block, size_t bytes)
 {
     size_t class_bytes;
-    return block->chunk && is_small(PLIM_FAST, bytes) && class_of(bytes, &class_bytes) == block->chunk->size_class;
+    return block->chunk && is_small(blocks, blocks->ram, bytes) && class_of(bytes, &class_bytes) == block->chunk->size_class;
 }
 
 struct block *blocks_resize(struct blocks *blocks, struct block *block, size_t bytes)
 {
     struct block *resized = block;
-    assert(block->state == BLOCK_LIVE && block->tier == PLIM_FAST);
+    assert(block->state == BLOCK_LIVE && block->tier == blocks->ram);
     errno = ENOMEM;
     if (bytes > MAPPED_MAX)
         return NULL;
-    if (block->chunk || is_small(PLIM_FAST, bytes)) {
-        if (!same_class(block, bytes))
+    if (block->chunk || is_small(blocks, blocks->ram, bytes)) {
+        if (!same_class(blocks, block, bytes))
             resized = copy_block(blocks, block, bytes);
     } else if (span_of(bytes) != block->span_bytes) {
         resized = remap(blocks, block, span_of(bytes));
@@ -428,9 +473,25 @@ struct block *blocks_resize(struct blocks *blocks, struct block *block, size_t b
 
 /* ---- all of them ---- */
 
-int blocks_init(struct blocks *blocks, const char *spill_directory)
+const char *blocks_reason(const struct blocks *blocks, enum plim_tier tier)
 {
-    *blocks = (struct blocks){ 0 };
+    return in_arena(blocks, tier) ? blocks->arena.refusal.message : strerror(errno);
+}
+
+int blocks_zero(struct blocks *blocks, struct block *block, struct plim_err *err)
+{
+    const struct plim_pool_memory *memory = &blocks->arena.memory;
+    if (block->remote)
+        return memory->zero(memory->context, (uint64_t)(uintptr_t)block->remote, block->bytes, err);
+    memset(block_memory(block), 0, block->bytes);
+    return 0;
+}
+
+int blocks_init(struct blocks *blocks, const char *spill_directory, const struct plim_pool_memory *fast_memory)
+{
+    *blocks = (struct blocks){ .has_arena = fast_memory != NULL, .ram = fast_memory ? PLIM_SLOW : PLIM_FAST };
+    if (fast_memory)
+        arena_init(&blocks->arena, fast_memory);
     return spill_init(&blocks->spill, spill_directory);
 }
 
@@ -447,4 +508,6 @@ void blocks_release(struct blocks *blocks)
     while (blocks->chunks)
         unmap_chunk(blocks, blocks->chunks);
     spill_release(&blocks->spill);
+    if (blocks->has_arena)
+        arena_release(&blocks->arena);
 }

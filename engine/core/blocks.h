@@ -7,15 +7,17 @@
  *
  * Two kinds of blocks:
  *
- *   small   up to 32 KiB on the fast tier, carved from chunks that hold blocks of one size class each;
+ *   small   up to 32 KiB in RAM, carved from chunks that hold blocks of one size class each;
  *   mapped  everything else: one mapping a block (anonymous memory, or a range of the spill file), page-rounded.
  *
- * Both begin with a header of PLIM_POOL_ALIGN bytes; the caller's memory follows it:
+ * A fast tier that isn't RAM has blocks of a third kind, in an arena (arena.h); the slow tier is RAM then, and there is no
+ * spill file. The first two begin with a header of PLIM_POOL_ALIGN bytes; the caller's memory follows it:
  *
  *   small    [chunk: header][block: header | memory][block: header | memory] ...
  *   mapped   [header | memory ................. | rounding]
  *
- * Freed blocks stay: small ones in their chunk, mapped ones in bins by size, from which the best fit is taken.
+ * The header of a block in an arena lies elsewhere. Freed blocks stay: small ones in their chunk, mapped ones in bins by
+ * size, from which the best fit is taken, and those of an arena as its free ranges.
  *
  * Threads: the pool's lock is held around every call.
  */
@@ -24,6 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "arena.h"
 #include "plimsoll/pool.h"
 #include "spill.h"
 
@@ -38,7 +41,8 @@ struct chunk;
 struct block {
     uint64_t bytes;              /* as asked for */
     uint64_t span_bytes;         /* with header and rounding: what is taken from the chunk or the system */
-    struct chunk *chunk;         /* NULL: mapped */
+    struct chunk *chunk;         /* NULL: mapped, or in the arena */
+    void *remote;                /* in the arena: the memory; NULL: it follows the header */
     struct block *next, *prev;   /* mapped: live list or bin; small and free: next free one of the chunk */
     uint64_t file_offset;        /* slow tier: place in the spill file */
     uint32_t state;
@@ -52,6 +56,9 @@ struct blocks {
     struct block *live[PLIM_TIER_COUNT];              /* mapped blocks in use */
     struct block *bins[PLIM_TIER_COUNT][BLOCKS_BINS]; /* mapped blocks that are free */
     struct spill spill;
+    struct arena arena;                               /* the fast tier's, if has_arena */
+    bool has_arena;
+    enum plim_tier ram;                               /* the tier that is RAM: slow, if has_arena */
 
     uint64_t limit_bytes[PLIM_TIER_COUNT];            /* the cache makes room before more is reserved; 0: none */
     uint64_t reserved_bytes[PLIM_TIER_COUNT];         /* held from the system */
@@ -60,19 +67,25 @@ struct blocks {
     uint64_t system_count;                            /* how often the system was asked for more */
 };
 
-/* `spill_directory` as in plim_pool_options. -1 when memory is out. */
-int blocks_init(struct blocks *blocks, const char *spill_directory);
+/* Both as in plim_pool_options. -1 when memory is out. */
+int blocks_init(struct blocks *blocks, const char *spill_directory, const struct plim_pool_memory *fast_memory);
 
 /* Gives everything back, live blocks included. */
 void blocks_release(struct blocks *blocks);
 
-/* NULL with errno. *zeroed: the memory is known to be zero. Tag and origin are the caller's to set. */
+/* NULL with a reason. *zeroed: the memory is known to be zero. Tag and origin are the caller's to set. */
 struct block *blocks_take(struct blocks *blocks, enum plim_tier tier, size_t bytes, bool *zeroed);
 
 /* Puts a live block into the cache. */
 void blocks_give(struct blocks *blocks, struct block *block);
 
-/* Changes the size of a live block of the fast tier, keeping contents and tag. NULL with errno, and `block` as it was. */
+/* Why the last take or resize on a tier failed. */
+const char *blocks_reason(const struct blocks *blocks, enum plim_tier tier);
+
+/* Zeroes what the caller asked for. -1 with `err` (a device may refuse). */
+int blocks_zero(struct blocks *blocks, struct block *block, struct plim_err *err);
+
+/* Changes the size of a live block in RAM, keeping contents and tag. NULL with a reason, and `block` as it was. */
 struct block *blocks_resize(struct blocks *blocks, struct block *block, size_t bytes);
 
 /* Gives what is cached on a tier back to the system; returns its bytes. */
@@ -80,11 +93,13 @@ uint64_t blocks_trim(struct blocks *blocks, enum plim_tier tier);
 
 static inline void *block_memory(struct block *block)
 {
-    return (char *)block + PLIM_POOL_ALIGN;
+    return block->remote ? block->remote : (char *)block + PLIM_POOL_ALIGN;
 }
 
-static inline struct block *block_of(const void *memory)
+static inline struct block *block_of(const struct blocks *blocks, const void *memory)
 {
+    if (blocks->has_arena && arena_has(&blocks->arena, memory))
+        return arena_find(&blocks->arena, memory);
     return (struct block *)(uintptr_t)((const char *)memory - PLIM_POOL_ALIGN);
 }
 

@@ -15,7 +15,6 @@
 struct plim_pool {
     pthread_mutex_t mutex;
     struct blocks blocks;
-    enum plim_tier host_tier;       /* the one that is ordinary memory */
     uint64_t budget_bytes[PLIM_TIER_COUNT];
     uint64_t fail_in;               /* 1: the next allocation fails; 0: none does */
     char scope[64];
@@ -89,12 +88,13 @@ static void refuse(struct plim_pool *pool, enum plim_tier tier, enum plim_tag ta
                  *holders ? ")" : "", *pool->scope ? " in " : "", pool->scope);
 }
 
-/* errno says why the system gave none. */
 static void refuse_for_system(struct plim_pool *pool, enum plim_tier tier, enum plim_tag tag, uint64_t bytes,
                               struct plim_err *err)
 {
-    char why[200];
-    snprintf(why, sizeof why, "the system refused (%s)", strerror(errno));
+    char why[240];
+    bool remote = pool->blocks.has_arena && tier == PLIM_FAST;
+    snprintf(why, sizeof why, "the %s refused (%.200s)", remote ? "device" : "system",
+             blocks_reason(&pool->blocks, tier));
     refuse(pool, tier, tag, bytes, why, err);
 }
 
@@ -124,7 +124,8 @@ int plim_pool_open(struct plim_pool **pool, const struct plim_pool_options *opti
 {
     struct plim_pool *new_pool = calloc(1, sizeof *new_pool);
     *pool = NULL;
-    if (!new_pool || blocks_init(&new_pool->blocks, options ? options->spill_directory : NULL) < 0) {
+    if (!new_pool || blocks_init(&new_pool->blocks, options ? options->spill_directory : NULL,
+                                 options ? options->fast_memory : NULL) < 0) {
         free(new_pool);
         return plim_err_set(err, PLIM_ERR_MEMORY, "out of memory opening a memory pool");
     }
@@ -167,7 +168,7 @@ static struct block *take(struct plim_pool *pool, enum plim_tier tier, enum plim
                           const char *site, bool *zeroed, struct plim_err *err)
 {
     if (tier == PLIM_HOST)
-        tier = pool->host_tier;
+        tier = pool->blocks.ram;
     if (!admit(pool, tier, tag, bytes, err))
         return NULL;
     struct block *block = blocks_take(&pool->blocks, tier, bytes, zeroed);
@@ -205,8 +206,10 @@ void *plim_pool_calloc_at(struct plim_pool *pool, enum plim_tier tier, enum plim
     pthread_mutex_unlock(&pool->mutex);
     if (!block)
         return NULL;
-    if (!zeroed)
-        memset(block_memory(block), 0, bytes);
+    if (!zeroed && blocks_zero(&pool->blocks, block, err) < 0) {
+        plim_pool_free(pool, block_memory(block));
+        return NULL;
+    }
     return block_memory(block);
 }
 
@@ -214,19 +217,20 @@ void *plim_pool_realloc_at(struct plim_pool *pool, enum plim_tag tag, void *memo
                            struct plim_err *err)
 {
     if (!memory)
-        return plim_pool_alloc_at(pool, PLIM_FAST, tag, bytes, site, err);
-    struct block *block = block_of(memory), *resized = NULL;
+        return plim_pool_alloc_at(pool, PLIM_HOST, tag, bytes, site, err);
+    enum plim_tier tier = pool->blocks.ram;
+    struct block *block = block_of(&pool->blocks, memory), *resized = NULL;
     pthread_mutex_lock(&pool->mutex);
     enum plim_tag held_by = block->tag;
     uint64_t old_bytes = block->bytes, more_bytes = bytes > old_bytes ? bytes - old_bytes : 0;
-    if (admit(pool, PLIM_FAST, held_by, more_bytes, err)) {
+    if (admit(pool, tier, held_by, more_bytes, err)) {
         resized = blocks_resize(&pool->blocks, block, bytes);
         if (!resized)
-            refuse_for_system(pool, PLIM_FAST, held_by, more_bytes, err);
+            refuse_for_system(pool, tier, held_by, more_bytes, err);
     }
     if (resized) {
         pool->stats.allocation_count++;
-        count_requested(pool, PLIM_FAST, held_by, resized->origin, bytes - old_bytes);
+        count_requested(pool, tier, held_by, resized->origin, bytes - old_bytes);
     }
     pthread_mutex_unlock(&pool->mutex);
     return resized ? block_memory(resized) : NULL;
@@ -236,7 +240,7 @@ char *plim_pool_strdup_at(struct plim_pool *pool, enum plim_tag tag, const char 
                           struct plim_err *err)
 {
     size_t bytes = strlen(text) + 1;
-    char *copy = plim_pool_alloc_at(pool, PLIM_FAST, tag, bytes, site, err);
+    char *copy = plim_pool_alloc_at(pool, PLIM_HOST, tag, bytes, site, err);
     if (copy)
         memcpy(copy, text, bytes);
     return copy;
@@ -246,29 +250,38 @@ void plim_pool_free(struct plim_pool *pool, void *memory)
 {
     if (!memory)
         return;
-    struct block *block = block_of(memory);
     pthread_mutex_lock(&pool->mutex);
+    struct block *block = block_of(&pool->blocks, memory);
     count_requested(pool, block->tier, block->tag, block->origin, 0 - block->bytes);
     pool->stats.live_blocks--;
     blocks_give(&pool->blocks, block);
     pthread_mutex_unlock(&pool->mutex);
 }
 
-size_t plim_pool_block_bytes(const void *memory)
+size_t plim_pool_block_bytes(struct plim_pool *pool, const void *memory)
 {
-    return block_of(memory)->bytes;
+    pthread_mutex_lock(&pool->mutex);
+    size_t bytes = block_of(&pool->blocks, memory)->bytes;
+    pthread_mutex_unlock(&pool->mutex);
+    return bytes;
+}
+
+enum plim_tier plim_pool_host_tier(const struct plim_pool *pool)
+{
+    return pool->blocks.ram;
 }
 
 void plim_pool_note_mapped(struct plim_pool *pool, int64_t bytes)
 {
     pthread_mutex_lock(&pool->mutex);
-    uint64_t *held = &pool->stats.current[PLIM_FAST].bytes[PLIM_TAG_WEIGHTS_MAPPED];
-    uint64_t *peak = &pool->stats.tag_peak_bytes[PLIM_FAST][PLIM_TAG_WEIGHTS_MAPPED];
+    enum plim_tier tier = pool->blocks.ram;
+    uint64_t *held = &pool->stats.current[tier].bytes[PLIM_TAG_WEIGHTS_MAPPED];
+    uint64_t *peak = &pool->stats.tag_peak_bytes[tier][PLIM_TAG_WEIGHTS_MAPPED];
     *held += (uint64_t)bytes;
     if (*held > *peak)
         *peak = *held;
     if (pool->trace)
-        pool_trace_mapped(pool->trace, (uint64_t)bytes);
+        pool_trace_mapped(pool->trace, tier, (uint64_t)bytes);
     pthread_mutex_unlock(&pool->mutex);
 }
 

@@ -199,11 +199,11 @@ void pool_trace_change(struct pool_trace *t, enum plim_tier tier, enum plim_tag 
     put_varint(t, difference << 1 ^ (0 - sign));
 }
 
-void pool_trace_mapped(struct pool_trace *t, uint64_t difference)
+void pool_trace_mapped(struct pool_trace *t, enum plim_tier tier, uint64_t difference)
 {
     uint16_t origin = find_origin(t, 0, "mapped files");
 
-    pool_trace_change(t, PLIM_FAST, PLIM_TAG_WEIGHTS_MAPPED, origin, difference);
+    pool_trace_change(t, tier, PLIM_TAG_WEIGHTS_MAPPED, origin, difference);
 }
 
 /* ---- open and close ---- */

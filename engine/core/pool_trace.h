@@ -33,6 +33,6 @@ void pool_trace_change(struct pool_trace *trace, enum plim_tier tier, enum plim_
                        uint64_t difference);
 
 /* The same for weights_mapped, which has no blocks to remember origins: one origin for all of it. */
-void pool_trace_mapped(struct pool_trace *trace, uint64_t difference);
+void pool_trace_mapped(struct pool_trace *trace, enum plim_tier tier, uint64_t difference);
 
 #endif

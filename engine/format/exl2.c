@@ -189,7 +189,7 @@ int exl2_matrix_init(struct exl2_matrix *matrix, struct plim_pool *pool, const s
     *matrix = (struct exl2_matrix){ 0 };
     if (check_sizes(t, err) < 0)
         goto out;
-    matrix->groups = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WEIGHTS,
+    matrix->groups = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_WEIGHTS,
                                      exl2_matrix_bytes(t->in_features, t->group_count), err);
     if (!matrix->groups)
         goto out;

@@ -226,9 +226,9 @@ int safetensors_header_parse(struct safetensors_header *header, struct plim_pool
         goto out;
 
     measure(root, &header->count, &name_bytes);
-    header->tensors = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_METADATA, header->count, sizeof *header->tensors, err);
-    header->names = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_METADATA, name_bytes, err);
-    spans = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_METADATA, header->count, sizeof *spans, err);
+    header->tensors = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_METADATA, header->count, sizeof *header->tensors, err);
+    header->names = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_METADATA, name_bytes, err);
+    spans = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_METADATA, header->count, sizeof *spans, err);
     if (!header->tensors || !header->names || !spans)
         goto out;
     rc = read_entries(header, root, path, data + LENGTH_BYTES + json_bytes, bytes - LENGTH_BYTES - json_bytes, spans,

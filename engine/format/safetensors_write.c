@@ -85,12 +85,12 @@ int safetensors_writer_open(struct safetensors_writer **out, struct plim_pool *p
 {
     int rc = -1;
     *out = NULL;
-    struct safetensors_writer *writer = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_METADATA, 1, sizeof *writer, err);
+    struct safetensors_writer *writer = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_METADATA, 1, sizeof *writer, err);
     if (!writer)
         return -1;
     writer->pool = pool;
     writer->file = (struct plim_atomic_file)PLIM_ATOMIC_FILE_INIT;
-    writer->staging = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_IO, STAGING_BYTES, err);
+    writer->staging = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_IO, STAGING_BYTES, err);
     if (!writer->staging)
         goto out;
     if (header_print(writer, err, "%8s{", "") < 0)
@@ -155,7 +155,7 @@ static int compare_names(const void *a, const void *b)
 /* A reader would refuse the file for a name that is there twice: say it before the data are written. */
 static int check_names(const struct safetensors_writer *writer, struct plim_err *err)
 {
-    const char **names = plim_pool_calloc(writer->pool, PLIM_FAST, PLIM_TAG_METADATA, writer->tensor_count,
+    const char **names = plim_pool_calloc(writer->pool, PLIM_HOST, PLIM_TAG_METADATA, writer->tensor_count,
                                           sizeof *names, err);
     if (!names)
         return -1;

@@ -33,7 +33,7 @@ struct tensor_store {
 
 static struct tensor_store *store_create(struct plim_pool *pool, const char *path, struct plim_err *err)
 {
-    struct tensor_store *store = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_METADATA, 1, sizeof *store, err);
+    struct tensor_store *store = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_METADATA, 1, sizeof *store, err);
     if (!store)
         return NULL;
     store->pool = pool;
@@ -47,7 +47,7 @@ static struct tensor_store *store_create(struct plim_pool *pool, const char *pat
 
 static int reserve_files(struct tensor_store *store, size_t count, struct plim_err *err)
 {
-    store->files = plim_pool_calloc(store->pool, PLIM_FAST, PLIM_TAG_METADATA, count, sizeof *store->files, err);
+    store->files = plim_pool_calloc(store->pool, PLIM_HOST, PLIM_TAG_METADATA, count, sizeof *store->files, err);
     store->file_capacity = count;
     return store->files ? 0 : -1;
 }
@@ -75,7 +75,7 @@ static int build_table(struct tensor_store *store, struct plim_err *err)
 {
     for (size_t i = 0; i < store->file_count; i++)
         store->tensor_count += store->files[i].header.count;
-    store->tensors = plim_pool_calloc(store->pool, PLIM_FAST, PLIM_TAG_METADATA, store->tensor_count,
+    store->tensors = plim_pool_calloc(store->pool, PLIM_HOST, PLIM_TAG_METADATA, store->tensor_count,
                                       sizeof *store->tensors, err);
     if (!store->tensors)
         return -1;
@@ -265,7 +265,7 @@ static int add_indexed_files(struct tensor_store *store, const char *index_path,
         plim_json_err(weight_map, err, "empty, expected the files of all tensors");
         goto out;
     }
-    placements = plim_pool_calloc(store->pool, PLIM_FAST, PLIM_TAG_METADATA, count, sizeof *placements, err);
+    placements = plim_pool_calloc(store->pool, PLIM_HOST, PLIM_TAG_METADATA, count, sizeof *placements, err);
     if (!placements)
         goto out;
     if (read_placements(placements, weight_map, err) < 0)

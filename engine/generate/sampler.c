@@ -104,7 +104,7 @@ int plim_sampler_open(struct plim_sampler **out, struct plim_pool *pool, size_t 
     if (vocab_size == 0 || vocab_size > INT32_MAX)
         return plim_err_input(err, "a vocabulary of %zu tokens cannot be sampled", vocab_size);
     at = sampler_layout(vocab_size, sampling);
-    block = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_LOGITS, 1, at.total, err);
+    block = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_LOGITS, 1, at.total, err);
     if (!block)
         return plim_err_wrap(err, "opening a sampler of %zu tokens", vocab_size);
     s = (struct plim_sampler *)(void *)block;

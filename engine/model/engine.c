@@ -21,12 +21,15 @@ int plim_engine_open(struct plim_engine **out, const char *backend, const struct
                      const struct plim_engine_options *options, struct plim_err *err)
 {
     struct plim_pool_options pool_option = pool_options(parameters, options);
+    struct plim_pool_memory memory;
     struct plim_pool *pool = NULL;
     struct plim_engine *engine = NULL;
 
+    if (backend_memory(backend, parameters, &memory))
+        pool_option.fast_memory = &memory;
     if (plim_pool_open(&pool, &pool_option, err) < 0)
         return -1;
-    engine = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_METADATA, 1, sizeof *engine, err);
+    engine = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_METADATA, 1, sizeof *engine, err);
     if (!engine) {
         plim_pool_close(pool);
         return -1;

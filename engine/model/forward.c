@@ -96,7 +96,7 @@ static int logits_open(struct logits *logits, struct pass *p, size_t rows, struc
     if (!logits->device)
         return -1;
     logits->host = p->ops->unified_memory ? logits->device
-                                          : plim_pool_alloc(p->backend->pool, PLIM_SLOW, PLIM_TAG_LOGITS, bytes, err);
+                                          : plim_pool_alloc(p->backend->pool, PLIM_HOST, PLIM_TAG_LOGITS, bytes, err);
     return logits->host ? 0 : -1;
 }
 

@@ -194,7 +194,7 @@ static int open_parts(struct plim_model *model, const char *directory, struct pl
         return -1;
     if (model_files_info(&model->info, &model->files, err) < 0)
         return -1;
-    model->layers = plim_pool_calloc(pool_of(model), PLIM_FAST, PLIM_TAG_METADATA, model->info.layer_count,
+    model->layers = plim_pool_calloc(pool_of(model), PLIM_HOST, PLIM_TAG_METADATA, model->info.layer_count,
                                      sizeof *model->layers, err);
     if (!model->layers || load_ropes(model, err) < 0)
         return -1;
@@ -221,7 +221,7 @@ int model_open(struct plim_model **out, struct plim_engine *engine, const char *
     struct plim_model *model;
 
     plim_pool_set_scope(engine->pool, "load");
-    model = plim_pool_calloc(engine->pool, PLIM_FAST, PLIM_TAG_METADATA, 1, sizeof *model, err);
+    model = plim_pool_calloc(engine->pool, PLIM_HOST, PLIM_TAG_METADATA, 1, sizeof *model, err);
     if (!model)
         return plim_err_wrap(err, "loading %s", directory);
     model->engine = engine;

@@ -11,18 +11,25 @@
  *     dequant, workspace, attention    per operation, what the backend says for T rows
  *     logits       4 * vocab * min(rows, what fits PLIM_LOGITS_BYTES)
  *     metadata     what reading the files' headers takes (they are read here too), and our own structures
+ *
+ * Where the fast tier isn't RAM the ledger has two sides: metadata, mapped files and what the caller holds are then in host
+ * memory, and so is a second copy of the logits.
  */
+
+#include <string.h>
 
 #include "model.h"
 
+/* One tier's. */
 struct ledger {
-    struct plim_plan *plan;
     uint64_t now[PLIM_TAG_COUNT];
     uint64_t total;
+    uint64_t *tag_peak, *peak, *peak_tag;   /* in the plan */
 };
 
 struct predictor {
-    struct ledger ledger;
+    struct ledger fast, slow;
+    struct ledger *host;               /* slow where the fast tier isn't RAM, else fast */
     const struct plim_parameters *parameters;
     const struct backend_predict_ops *ops;
     struct plim_pool *pool;            /* for our own reading, not what is predicted */
@@ -32,28 +39,45 @@ struct predictor {
 
 /* ---- ledger ---- */
 
-static void take(struct predictor *p, enum plim_tag tag, uint64_t bytes)
+static void take_from(struct ledger *l, enum plim_tag tag, uint64_t bytes)
 {
-    struct ledger *l = &p->ledger;
-
     l->now[tag] += bytes;
-    if (l->now[tag] > l->plan->tag_peak_bytes[tag])
-        l->plan->tag_peak_bytes[tag] = l->now[tag];
+    if (l->now[tag] > l->tag_peak[tag])
+        l->tag_peak[tag] = l->now[tag];
     if (tag == PLIM_TAG_WEIGHTS_MAPPED)
         return;
     l->total += bytes;
-    if (l->total > l->plan->peak_bytes) {
-        l->plan->peak_bytes = l->total;
-        for (int i = 0; i < PLIM_TAG_COUNT; i++)
-            l->plan->peak_tag_bytes[i] = l->now[i];
+    if (l->total > *l->peak) {
+        *l->peak = l->total;
+        memcpy(l->peak_tag, l->now, sizeof l->now);
     }
+}
+
+static void give_to(struct ledger *l, enum plim_tag tag, uint64_t bytes)
+{
+    l->now[tag] -= bytes;
+    if (tag != PLIM_TAG_WEIGHTS_MAPPED)
+        l->total -= bytes;
+}
+
+static void take(struct predictor *p, enum plim_tag tag, uint64_t bytes)
+{
+    take_from(&p->fast, tag, bytes);
 }
 
 static void give(struct predictor *p, enum plim_tag tag, uint64_t bytes)
 {
-    p->ledger.now[tag] -= bytes;
-    if (tag != PLIM_TAG_WEIGHTS_MAPPED)
-        p->ledger.total -= bytes;
+    give_to(&p->fast, tag, bytes);
+}
+
+static void take_host(struct predictor *p, enum plim_tag tag, uint64_t bytes)
+{
+    take_from(p->host, tag, bytes);
+}
+
+static void give_host(struct predictor *p, enum plim_tag tag, uint64_t bytes)
+{
+    give_to(p->host, tag, bytes);
 }
 
 /* Two kinds of temporary that an operation holds at once. */
@@ -94,7 +118,7 @@ static int read_shapes(struct predictor *p, struct plim_err *err)
     struct matrix_view view;
     size_t head = shape_count(p) - 1;
 
-    p->shapes = plim_pool_calloc(p->pool, PLIM_FAST, PLIM_TAG_METADATA, shape_count(p), sizeof *p->shapes, err);
+    p->shapes = plim_pool_calloc(p->pool, PLIM_HOST, PLIM_TAG_METADATA, shape_count(p), sizeof *p->shapes, err);
     if (!p->shapes)
         return -1;
     for (size_t i = 0; i < head; i++) {
@@ -118,9 +142,18 @@ static int read_files(struct predictor *p, const char *directory, struct plim_er
         return -1;
     plim_pool_stats(p->pool, &stats);
     uint64_t held = stats.current[PLIM_FAST].total_bytes, peak = stats.peak[PLIM_FAST].total_bytes;
-    take(p, PLIM_TAG_METADATA, peak);
-    give(p, PLIM_TAG_METADATA, peak - held);
+    take_host(p, PLIM_TAG_METADATA, peak);
+    give_host(p, PLIM_TAG_METADATA, peak - held);
     return read_shapes(p, err);
+}
+
+static void plan_open(struct predictor *p)
+{
+    if (p->ops->open_host_bytes)
+        take_host(p, PLIM_TAG_METADATA, p->ops->open_host_bytes(p->parameters));
+    if (p->ops->open_staging_bytes)
+        take_host(p, PLIM_TAG_IO, p->ops->open_staging_bytes(p->parameters));
+    take(p, PLIM_TAG_METADATA, p->ops->open_bytes(p->parameters));
 }
 
 static int plan_load(struct predictor *p, const char *directory, struct plim_err *err)
@@ -128,25 +161,27 @@ static int plan_load(struct predictor *p, const char *directory, struct plim_err
     const struct model_config *c = &p->files.config;
     uint64_t norm_width = 0;
 
-    take(p, PLIM_TAG_METADATA, sizeof(struct plim_engine));
-    take(p, PLIM_TAG_METADATA, p->ops->open_bytes(p->parameters));
-    take(p, PLIM_TAG_METADATA, sizeof(struct plim_model));
+    take_host(p, PLIM_TAG_METADATA, sizeof(struct plim_engine));
+    plan_open(p);
+    take_host(p, PLIM_TAG_METADATA, sizeof(struct plim_model));
     if (read_files(p, directory, err) < 0)
         return -1;
     const struct tensor *embedding = model_embedding(&p->files, err);
     if (!embedding)
         return -1;
 
-    take(p, PLIM_TAG_METADATA, c->layer_count * sizeof(struct layer));
-    take(p, PLIM_TAG_METADATA, c->head_dim / 2 * sizeof(double) * (model_has_local_rope(c) ? 2 : 1));
+    take_host(p, PLIM_TAG_METADATA, c->layer_count * sizeof(struct layer));
+    take_host(p, PLIM_TAG_METADATA, c->head_dim / 2 * sizeof(double) * (model_has_local_rope(c) ? 2 : 1));
     norm_width = 2 * c->hidden_size + (c->head_norm ? 2 * c->head_dim : 0) + (c->post_norms ? 2 * c->hidden_size : 0);
     take(p, PLIM_TAG_WEIGHTS, 4 * (c->layer_count * norm_width + c->hidden_size));
     for (size_t i = 0; i < shape_count(p); i++) {
+        if (p->ops->matrix_host_bytes)
+            take_host(p, PLIM_TAG_METADATA, p->ops->matrix_host_bytes(&p->shapes[i]));
         take(p, PLIM_TAG_WEIGHTS, p->ops->matrix_bytes(&p->shapes[i], p->parameters));
-        take(p, PLIM_TAG_WEIGHTS_MAPPED, p->ops->matrix_mapped_bytes(&p->shapes[i]));
+        take_host(p, PLIM_TAG_WEIGHTS_MAPPED, p->ops->matrix_mapped_bytes(&p->shapes[i]));
     }
     if (!model_head_is_embedding(&p->files))
-        take(p, PLIM_TAG_WEIGHTS_MAPPED, embedding->bytes);
+        take_host(p, PLIM_TAG_WEIGHTS_MAPPED, embedding->bytes);
     return 0;
 }
 
@@ -200,9 +235,13 @@ static void plan_head(struct predictor *p, size_t rows)
     uint64_t piece = rows < fit ? rows : fit ? fit : 1;
 
     take(p, PLIM_TAG_LOGITS, 4 * vocab * piece);
+    if (p->host != &p->fast)
+        take_host(p, PLIM_TAG_LOGITS, 4 * vocab * piece);
     for (size_t done = 0; done < rows; done += piece)
         plan_linear(p, &p->shapes[shape_count(p) - 1], plim_min(piece, rows - done));
     give(p, PLIM_TAG_LOGITS, 4 * vocab * piece);
+    if (p->host != &p->fast)
+        give_host(p, PLIM_TAG_LOGITS, 4 * vocab * piece);
 }
 
 /* One call of plim_session_forward. `repeated`: only `past` differs from the call before. */
@@ -245,11 +284,11 @@ static int plan_run(struct predictor *p, const struct plim_plan_request *request
         return plim_err_input(err, "a run of %zu tokens does not fit a context of %zu", tokens,
                               request->context_tokens);
 
-    take(p, PLIM_TAG_METADATA, sizeof(struct plim_session));
+    take_host(p, PLIM_TAG_METADATA, sizeof(struct plim_session));
     uint64_t cached = 2 * (uint64_t)request->context_tokens * c->layer_count * c->kv_head_count * c->head_dim;
     take(p, PLIM_TAG_KV_CACHE, cached * (p->parameters->count[PLIM_KV_CACHE] == PLIM_KV_FP32 ? 4 : 2));
     for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
-        take(p, (enum plim_tag)tag, request->held_bytes[tag]);
+        take_host(p, (enum plim_tag)tag, request->held_bytes[tag]);
     if (request->prompt_tokens > 0)
         plan_forward(p, request->past, request->prompt_tokens, request->rows, false);
     for (size_t i = 0; i < request->decode_tokens; i++)
@@ -260,10 +299,18 @@ static int plan_run(struct predictor *p, const struct plim_plan_request *request
 int plim_predict(const char *directory, const char *backend, const struct plim_parameters *parameters,
                  const struct plim_plan_request *request, struct plim_plan *out, struct plim_err *err)
 {
-    struct predictor p = { .parameters = parameters, .ops = backend_predict(backend), .ledger.plan = out };
+    struct predictor p = {
+        .parameters = parameters,
+        .ops = backend_predict(backend),
+        .fast = { .tag_peak = out->tag_peak_bytes, .peak = &out->peak_bytes, .peak_tag = out->peak_tag_bytes },
+        .slow = { .tag_peak = out->slow_tag_peak_bytes, .peak = &out->slow_peak_bytes,
+                  .peak_tag = out->slow_peak_tag_bytes },
+    };
+    struct plim_pool_memory memory;
     int rc = -1;
 
     *out = (struct plim_plan){ 0 };
+    p.host = backend_memory(backend, parameters, &memory) ? &p.slow : &p.fast;
     if (!p.ops)
         return plim_err_input(err, "this build has no backend \"%s\"", backend);
     if (plim_pool_open(&p.pool, NULL, err) < 0)

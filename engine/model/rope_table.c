@@ -13,7 +13,7 @@ int rope_init(struct rope *rope, struct plim_pool *pool, const struct rope_confi
     if (head_dim % 2 != 0 || head_dim > PIECE_ELEMENTS)
         return plim_err_input(err, "head_dim %zu: rotary embedding needs an even number up to %d", head_dim,
                               PIECE_ELEMENTS);
-    rope->inv_freq = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_METADATA, head_dim / 2, sizeof *rope->inv_freq, err);
+    rope->inv_freq = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_METADATA, head_dim / 2, sizeof *rope->inv_freq, err);
     if (!rope->inv_freq)
         return -1;
     rope_frequencies(config, head_dim, rope->inv_freq, &rope->sin_cos_factor);

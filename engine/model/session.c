@@ -21,7 +21,7 @@ int plim_session_open(struct plim_session **out, struct plim_model *model, const
     if (tokens > model->info.max_positions)
         return plim_err_input(err, "context of %zu tokens: the model has %zu positions", tokens,
                               model->info.max_positions);
-    session = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_METADATA, 1, sizeof *session, err);
+    session = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_METADATA, 1, sizeof *session, err);
     if (!session)
         return -1;
     session->model = model;

@@ -109,8 +109,8 @@ static int site_open(struct building_site *site, struct plim_pool *pool, const c
     if (length == 0)
         return plim_err_input(err, "the directory's name is empty");
     site->pool = pool;
-    site->target = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_METADATA, 1, length + 1, err);
-    site->partial = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_METADATA, 1, length + sizeof suffix, err);
+    site->target = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_METADATA, 1, length + 1, err);
+    site->partial = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_METADATA, 1, length + sizeof suffix, err);
     if (!site->target || !site->partial)
         return -1;
     memcpy(site->target, directory, length);

@@ -81,7 +81,7 @@ static int add_matrix(struct synthetic_plan *plan, const struct matrix *m, struc
         return add_part(plan, m, "weight", SYNTHETIC_DENSE, DTYPE_F16, out, in, err);
 
     size_t groups = exl2_layout_groups(m->layout, in, NULL), word_rows = 0, rows_left = in;
-    struct exl2_group *list = plim_pool_calloc(plan->pool, PLIM_FAST, PLIM_TAG_METADATA, groups, sizeof *list, err);
+    struct exl2_group *list = plim_pool_calloc(plan->pool, PLIM_HOST, PLIM_TAG_METADATA, groups, sizeof *list, err);
     if (!list)
         return -1;
     exl2_layout_groups(m->layout, in, list);

@@ -113,7 +113,7 @@ static void fill_tables(struct synthetic_values *values)
 
 int synthetic_values_open(struct synthetic_values **out, struct plim_pool *pool, uint64_t seed, struct plim_err *err)
 {
-    struct synthetic_values *values = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, 1, sizeof *values, err);
+    struct synthetic_values *values = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_WORKSPACE, 1, sizeof *values, err);
     *out = values;
     if (!values)
         return -1;
@@ -167,7 +167,7 @@ static int begin_dense(struct synthetic_values *values, struct plim_err *err)
 {
     const struct synthetic_tensor *tensor = values->tensor;
     struct plim_random random = stream(values, tensor->stream, 0);
-    values->channel = plim_pool_calloc(values->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, tensor->in_features,
+    values->channel = plim_pool_calloc(values->pool, PLIM_HOST, PLIM_TAG_WORKSPACE, tensor->in_features,
                                        sizeof *values->channel, err);
     if (!values->channel)
         return -1;
@@ -231,7 +231,7 @@ static int begin_groups(struct synthetic_values *values, struct plim_err *err)
 {
     const struct synthetic_tensor *tensor = values->tensor;
     values->group_count = exl2_layout_groups(tensor->layout, tensor->in_features, NULL);
-    values->groups = plim_pool_calloc(values->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, values->group_count,
+    values->groups = plim_pool_calloc(values->pool, PLIM_HOST, PLIM_TAG_WORKSPACE, values->group_count,
                                       sizeof *values->groups, err);
     if (!values->groups)
         return -1;
@@ -248,7 +248,7 @@ static int begin_scales(struct synthetic_values *values, struct plim_err *err)
 {
     const struct synthetic_tensor *tensor = values->tensor;
     struct plim_random random = stream(values, tensor->stream, 0);
-    values->column_level = plim_pool_alloc(values->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, tensor->out_features, err);
+    values->column_level = plim_pool_alloc(values->pool, PLIM_HOST, PLIM_TAG_WORKSPACE, tensor->out_features, err);
     if (!values->column_level)
         return -1;
     for (size_t n = 0; n < tensor->out_features; n++)

@@ -87,7 +87,7 @@ int allocate_options(struct conversion *c, struct plim_err *err)
 
     job_path(&c->job, "measurement.json", path);
     plim_pool_set_scope(c->pool, "allocation");
-    slots = plim_pool_calloc(c->pool, PLIM_FAST, PLIM_TAG_METADATA, c->block_count, sizeof *slots, err);
+    slots = plim_pool_calloc(c->pool, PLIM_HOST, PLIM_TAG_METADATA, c->block_count, sizeof *slots, err);
     if (!slots || plim_json_read(given ? given : path, MEASUREMENT_LIMIT_BYTES, &root, err) < 0)
         goto out;
     struct plim_json measurement = plim_json_get(plim_json_root(root, given ? given : path), "measurement");

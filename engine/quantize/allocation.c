@@ -351,7 +351,7 @@ static void describe(const struct solver *s, const int *choice, struct allocatio
 
 static void *workspace(struct solver *s, size_t bytes, struct plim_err *err)
 {
-    return plim_pool_alloc(s->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, bytes, err);
+    return plim_pool_alloc(s->pool, PLIM_HOST, PLIM_TAG_WORKSPACE, bytes, err);
 }
 
 int allocate(const struct allocation_slot *slots, size_t slot_count, uint64_t budget_bits, uint64_t weight_count,

@@ -54,7 +54,7 @@ static int rows_alloc(struct calibration_rows *rows, struct plim_pool *pool, str
     size_t count, bytes;
     if (!plim_size_mul(rows->rows, rows->length, &count) || !plim_size_mul(count, sizeof *rows->ids, &bytes))
         return plim_err_input(err, "%zu calibration rows of %zu tokens are too many", rows->rows, rows->length);
-    rows->ids = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_CALIBRATION, bytes, err);
+    rows->ids = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_CALIBRATION, bytes, err);
     return rows->ids ? 0 : -1;
 }
 

@@ -277,8 +277,8 @@ static int compile_tensors(struct conversion *c, struct plim_err *err)
 
     /* Upper bound: the embedding, 6 norms a layer and the final one, 6 parts of 7 layers and the head, all others. */
     k.capacity = 2 + c->block_count / 2 * (6 + 7 * STORED_PARTS) + STORED_PARTS + tensor_store_count(c->model->files.store);
-    k.stores = plim_pool_calloc(c->pool, PLIM_FAST, PLIM_TAG_METADATA, c->block_count + 1, sizeof *k.stores, err);
-    k.entries = plim_pool_calloc(c->pool, PLIM_FAST, PLIM_TAG_METADATA, k.capacity, sizeof *k.entries, err);
+    k.stores = plim_pool_calloc(c->pool, PLIM_HOST, PLIM_TAG_METADATA, c->block_count + 1, sizeof *k.stores, err);
+    k.entries = plim_pool_calloc(c->pool, PLIM_HOST, PLIM_TAG_METADATA, k.capacity, sizeof *k.entries, err);
     k.digest = digest_begin(err);
     if (!k.stores || !k.entries || !k.digest || plan_entries(&k, err) < 0)
         goto out;

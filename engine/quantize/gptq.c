@@ -136,7 +136,7 @@ int gptq_quantise(struct gptq_result *result, float *w, size_t out_features, con
 
     *result = (struct gptq_result){ .in_features = k, .out_features = out_features };
     result->group_count = exl2_layout_groups(layout, k, NULL);
-    groups = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_METADATA, result->group_count * sizeof *groups, err);
+    groups = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_METADATA, result->group_count * sizeof *groups, err);
     if (!groups)
         goto out;
     exl2_layout_groups(layout, k, groups);

@@ -241,10 +241,10 @@ static int open_parts(struct conversion *c, struct plim_err *err)
         if (module_name(c, i, key, err) < 0)
             return -1;
     }
-    c->choice = plim_pool_calloc(c->pool, PLIM_FAST, PLIM_TAG_METADATA, c->block_count, sizeof *c->choice, err);
+    c->choice = plim_pool_calloc(c->pool, PLIM_HOST, PLIM_TAG_METADATA, c->block_count, sizeof *c->choice, err);
     c->expected_error =
-        c->choice ? plim_pool_calloc(c->pool, PLIM_FAST, PLIM_TAG_METADATA, c->block_count, sizeof(double), err) : NULL;
-    s->modules = c->expected_error ? plim_pool_calloc(c->pool, PLIM_FAST, PLIM_TAG_METADATA, c->block_count + 1,
+        c->choice ? plim_pool_calloc(c->pool, PLIM_HOST, PLIM_TAG_METADATA, c->block_count, sizeof(double), err) : NULL;
+    s->modules = c->expected_error ? plim_pool_calloc(c->pool, PLIM_HOST, PLIM_TAG_METADATA, c->block_count + 1,
                                                       sizeof *s->modules, err)
                                    : NULL;
     if (!s->modules)

@@ -11,7 +11,7 @@ int states_open(struct states *s, struct plim_pool *pool, size_t rows, size_t le
     *s = (struct states){ .pool = pool, .rows = rows, .length = length, .width = width };
     if (!plim_size_mul(length, width * sizeof(float), &bytes))
         return plim_err_set(err, PLIM_ERR_MEMORY, "calibration rows of %zu tokens do not fit the address space", length);
-    s->row = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_METADATA, rows, sizeof *s->row, err);
+    s->row = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_METADATA, rows, sizeof *s->row, err);
     for (size_t i = 0; s->row && i < rows; i++) {
         s->row[i] = plim_pool_alloc(pool, PLIM_SLOW, PLIM_TAG_CALIBRATION, bytes, err);
         if (!s->row[i]) {

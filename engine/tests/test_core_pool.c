@@ -47,7 +47,7 @@ Test(pool, blocks_of_all_sizes_are_aligned_distinct_and_remember_their_size)
         for (size_t i = 0; i < SIZE_COUNT; i++) {
             blocks[tier][i] = get(pool, tier, PLIM_TAG_IO, sizes[i]);
             cr_assert_eq((uintptr_t)blocks[tier][i] % PLIM_POOL_ALIGN, 0u);
-            cr_assert_eq(plim_pool_block_bytes(blocks[tier][i]), sizes[i]);
+            cr_assert_eq(plim_pool_block_bytes(pool, blocks[tier][i]), sizes[i]);
             memset(blocks[tier][i], (int)(i + 1), sizes[i]);
             total += tier == 0 ? sizes[i] : 0;
         }
@@ -276,7 +276,7 @@ Test(pool, the_nth_allocation_fails_and_only_that)
     plim_pool_fail_allocation(pool, 1);
     plim_err_clear(&err);
     cr_assert_null(plim_pool_realloc(pool, PLIM_TAG_IO, b, 100, &err));
-    cr_assert_eq(plim_pool_block_bytes(b), 10u, "the old block stays");
+    cr_assert_eq(plim_pool_block_bytes(pool, b), 10u, "the old block stays");
     plim_pool_fail_allocation(pool, 1);
     plim_pool_fail_allocation(pool, 0);
     plim_pool_free(pool, get(pool, PLIM_FAST, PLIM_TAG_IO, 1));
@@ -372,7 +372,7 @@ Test(pool, realloc_past_the_budget_leaves_the_block)
     cr_assert_not_null(plim_pool_realloc(pool, PLIM_TAG_IO, block, 1000, &err), "only the difference is asked for");
     cr_assert_null(plim_pool_realloc(pool, PLIM_TAG_IO, block, 1001, &err));
     cr_assert_eq(err.kind, PLIM_ERR_MEMORY);
-    cr_assert_eq(plim_pool_block_bytes(block), 1000u);
+    cr_assert_eq(plim_pool_block_bytes(pool, block), 1000u);
     plim_pool_free(pool, block);
     cr_assert_eq(plim_pool_close(pool), 0u);
 }

@@ -46,7 +46,7 @@ static int take_normal_form(struct added_reader *r, struct text_added_token *tok
     if (!forms)
         return -1;
     added->forms = forms;
-    char *copy = plim_pool_alloc(added->pool, PLIM_FAST, PLIM_TAG_TOKENIZER, text.length, err);
+    char *copy = plim_pool_alloc(added->pool, PLIM_HOST, PLIM_TAG_TOKENIZER, text.length, err);
     if (!copy)
         return -1;
     memcpy(copy, text.data, text.length);

@@ -109,7 +109,7 @@ static int read_merges(struct text_bpe *bpe, struct plim_json merges, struct pli
     while ((size_t)1 << bpe->merge_bits < count * 2)
         bpe->merge_bits++;
     size_t bytes = sizeof *bpe->merges << bpe->merge_bits;
-    bpe->merges = plim_pool_alloc(bpe->vocab->pool, PLIM_FAST, PLIM_TAG_TOKENIZER, bytes, err);
+    bpe->merges = plim_pool_alloc(bpe->vocab->pool, PLIM_HOST, PLIM_TAG_TOKENIZER, bytes, err);
     if (!bpe->merges)
         return -1;
     memset(bpe->merges, 0xff, bytes);   /* pair UINT64_MAX: free */

@@ -11,7 +11,7 @@
 static void *regex_alloc(size_t bytes, void *pool)
 {
     struct plim_err refused = PLIM_ERR_INIT;   /* PCRE2 reports the failure in its own way */
-    return plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_TOKENIZER, bytes, &refused);
+    return plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_TOKENIZER, bytes, &refused);
 }
 
 static void regex_free(void *block, void *pool)

@@ -144,7 +144,7 @@ static int load_tree(struct plim_tokenizer **tokenizer, struct plim_pool *pool, 
                      struct plim_err *err)
 {
     *tokenizer = NULL;
-    struct plim_tokenizer *t = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_TOKENIZER, 1, sizeof *t, err);
+    struct plim_tokenizer *t = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_TOKENIZER, 1, sizeof *t, err);
     if (!t)
         return -1;
     t->pool = pool;

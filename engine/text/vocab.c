@@ -12,9 +12,9 @@ int text_vocab_init(struct text_vocab *vocab, struct plim_pool *pool, struct tex
     size_t slots = 16;
     while (slots < size.tokens * 2)
         slots *= 2;
-    vocab->tokens = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_TOKENIZER, size.ids, sizeof *vocab->tokens, err);
-    vocab->bytes = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_TOKENIZER, size.bytes, err);
-    vocab->slots = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_TOKENIZER, slots, sizeof *vocab->slots, err);
+    vocab->tokens = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_TOKENIZER, size.ids, sizeof *vocab->tokens, err);
+    vocab->bytes = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_TOKENIZER, size.bytes, err);
+    vocab->slots = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_TOKENIZER, slots, sizeof *vocab->slots, err);
     if (!vocab->tokens || !vocab->bytes || !vocab->slots)
         return -1;
     vocab->count = size.ids;

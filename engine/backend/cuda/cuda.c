@@ -14,7 +14,7 @@ static int describe_device(struct cuda *cuda, struct plim_err *err)
     struct cudaDeviceProp properties;
 
     CUDA_TRY(cudaGetDeviceProperties(&properties, cuda->device), err);
-    snprintf(cuda->name, sizeof cuda->name, "%s", properties.name);
+    snprintf(cuda->name, sizeof cuda->name, "%.127s", properties.name);
     cuda->compute_capability = properties.major * 10 + properties.minor;
     cuda->multiprocessors = properties.multiProcessorCount;
     cuda->l2_bytes = (size_t)properties.l2CacheSize;

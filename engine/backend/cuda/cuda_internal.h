@@ -97,6 +97,9 @@ int cuda_launch_check(const char *kernel, struct plim_err *err);
  */
 int cuda_device_select(int device, struct plim_err *err);
 
+/* The fast tier's memory on `device`, for the pool. Touches no device before the pool's first allocation there. */
+void cuda_memory(int device, struct plim_pool_memory *out);
+
 /* ---- operations, as in backend.h; each is replaced in its own file ---- */
 
 extern const struct backend_ops cuda_backend_ops;

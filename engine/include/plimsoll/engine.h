@@ -166,11 +166,14 @@ struct plim_plan_request {
     uint64_t held_bytes[PLIM_TAG_COUNT];  /* what the caller holds in the pool meanwhile: a sampler, a tokenizer */
 };
 
-/* Predicted bytes on the fast tier (the CPU backend's inference uses no slow tier). */
+/* Predicted bytes on the fast tier, and on the slow one, which inference uses only where the fast one isn't RAM (CUDA). */
 struct plim_plan {
     uint64_t tag_peak_bytes[PLIM_TAG_COUNT];  /* each tag's own peak, weights_mapped included */
     uint64_t peak_bytes;                      /* peak of the total */
     uint64_t peak_tag_bytes[PLIM_TAG_COUNT];  /* what each tag holds at that peak */
+    uint64_t slow_tag_peak_bytes[PLIM_TAG_COUNT];
+    uint64_t slow_peak_bytes;
+    uint64_t slow_peak_tag_bytes[PLIM_TAG_COUNT];
 };
 
 /*

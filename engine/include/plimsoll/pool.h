@@ -6,7 +6,8 @@
  *
  * Each block carries a tag. The pool knows at any moment, and at the peak, how many bytes each tag holds, how many
  * blocks there are, and which scope of the program raised the peak. There are two tiers, fast and slow: on the CPU
- * backend RAM and a memory-mapped spill file, on CUDA device memory and host RAM.
+ * backend RAM and a memory-mapped spill file, on CUDA device memory and host RAM. What the host itself reads and writes
+ * is asked for from PLIM_HOST, which is the fast tier in the first case and the slow one in the second.
  *
  *     struct plim_pool *pool = NULL;
  *     struct plim_pool_options options = { .fast_budget_bytes = 512 * PLIM_MI };
@@ -23,7 +24,7 @@
  * rounding and cached free blocks included. *Resident* bytes are the system's business, not the pool's.
  *
  * A freed block is cached and reused for requests of its size; plim_pool_trim gives cached blocks back. Memory is
- * aligned to PLIM_POOL_ALIGN bytes and not zeroed.
+ * aligned to PLIM_POOL_ALIGN bytes (device memory: 512) and not zeroed.
  *
  * Threads: every function may be called from any thread, except open and close.
  */
@@ -71,7 +72,24 @@ enum plim_tag {
 
 struct plim_pool;
 
+/*
+ * Memory of a fast tier that isn't RAM. The pool asks for addresses once, backs parts of them as needed, cuts those into
+ * blocks and caches them; it never touches their contents. The slow tier then is RAM, and PLIM_HOST means it.
+ *
+ * Calls that fail return -1 with `err`: its text becomes the reason of a refusal.
+ */
+struct plim_pool_memory {
+    void *context;
+    size_t granule_bytes;         /* commits are multiples of it */
+    int (*reserve)(void *context, uint64_t *base, uint64_t *bytes, struct plim_err *err);   /* addresses; never 0 bytes */
+    void (*unreserve)(void *context, uint64_t base, uint64_t bytes);
+    int (*commit)(void *context, uint64_t address, uint64_t bytes, struct plim_err *err);
+    void (*decommit)(void *context, uint64_t address, uint64_t bytes);   /* one commit, whole; waits for its users */
+    int (*zero)(void *context, uint64_t address, uint64_t bytes, struct plim_err *err);
+};
+
 struct plim_pool_options {
+    const struct plim_pool_memory *fast_memory;   /* copied; NULL: the fast tier is RAM */
     size_t fast_budget_bytes;     /* requested bytes on the fast tier may not pass this; 0: no limit */
     size_t slow_budget_bytes;     /* likewise on the slow tier */
     const char *spill_directory;  /* borrowed; where the slow tier's unlinked file goes; NULL: $TMPDIR or /tmp */
@@ -137,7 +155,7 @@ void *plim_pool_calloc_at(struct plim_pool *pool, enum plim_tier tier, enum plim
                           const char *site, struct plim_err *err);
 
 /*
- * Grows or shrinks a block of the fast tier, keeping its contents and tag; `block` NULL is plim_pool_alloc. On
+ * Grows or shrinks a block of PLIM_HOST, keeping its contents and tag; `block` NULL is plim_pool_alloc. On
  * failure returns NULL and the old block stays valid. Counts as one allocation; requested bytes change by the
  * difference, never by both sizes at once (large blocks are moved by their pages, not copied).
  */
@@ -145,7 +163,7 @@ void *plim_pool_calloc_at(struct plim_pool *pool, enum plim_tier tier, enum plim
 void *plim_pool_realloc_at(struct plim_pool *pool, enum plim_tag tag, void *block, size_t bytes, const char *site,
                            struct plim_err *err);
 
-/* Copies a string into the fast tier. */
+/* Copies a string into PLIM_HOST. */
 #define plim_pool_strdup(pool, tag, text, err) plim_pool_strdup_at(pool, tag, text, __func__, err)
 char *plim_pool_strdup_at(struct plim_pool *pool, enum plim_tag tag, const char *text, const char *site,
                           struct plim_err *err);
@@ -154,7 +172,10 @@ char *plim_pool_strdup_at(struct plim_pool *pool, enum plim_tag tag, const char 
 void plim_pool_free(struct plim_pool *pool, void *block);
 
 /* The size that was asked for `block`. */
-size_t plim_pool_block_bytes(const void *block);
+size_t plim_pool_block_bytes(struct plim_pool *pool, const void *block);
+
+/* The tier that PLIM_HOST means. */
+enum plim_tier plim_pool_host_tier(const struct plim_pool *pool);
 
 /* Counts `bytes` mapped file bytes (negative: unmapped) under weights_mapped. */
 void plim_pool_note_mapped(struct plim_pool *pool, int64_t bytes);
