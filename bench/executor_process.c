@@ -330,7 +330,7 @@ static int run_case(void *context, const struct case_request *request, const str
         converse(&s, processes, text, environment.entries, err) < 0 || decide_outcome(&s, out, err) < 0)
         goto out;
     /* Only where there is nothing else to measure: beside real work it would be one more noisy number. */
-    if (!request->workload->needs_model && add_harness_time(out, plim_now_ns() - start_ns, &conversation, err) < 0)
+    if (!request->workload->uses_engine && add_harness_time(out, plim_now_ns() - start_ns, &conversation, err) < 0)
         goto out;
     rc = 0;
 

@@ -6,6 +6,7 @@
 
 #include "plimsoll/json.h"
 #include "plimsoll/pool.h"
+#include "plimsoll/quantize.h"
 
 static const struct metric_row rows[] = {
     /* speed */
@@ -23,6 +24,9 @@ static const struct metric_row rows[] = {
     { "perplexity_tokens_per_s", "tokens/s", METRIC_TIMING, DIRECTION_HIGHER, "tokens scored over the time" },
     { "load_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "model directory to a model that can run" },
     { "first_logits_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "model directory to the first logits (load, session, one token)" },
+    { "quantize_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "quantising: a layer, or a whole model with its measurement apart" },
+    { "measurement_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "measuring the error of every option of every block" },
+    { "phase_PHASE_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "the phase's share of the quantizer's time, measurement included" },
     { "spin_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "the multiplications of the spin workload" },
     { "cpu_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "processor time of all threads in the measured part" },
     { "cpu_seconds_per_second", "", METRIC_TIMING, DIRECTION_LOWER, "processor time over wall time in the measured part: cores kept busy" },
@@ -34,15 +38,22 @@ static const struct metric_row rows[] = {
     { "peak_TAG_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "the tag's own peak on the fast tier, whenever it was" },
     { "peak_slow_TAG_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "the tag's own peak on the slow tier" },
     { "at_peak_TAG_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "what the tag held when the fast tier's total peaked" },
+    { "peak_in_PHASE_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "peak on the fast tier in this phase of the quantizer; search, spread and pack are part of quantise" },
+    { "peak_slow_in_PHASE_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "the same on the slow tier" },
+    { "boundary_floor_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "what is live on the fast tier behind a module of a conversion: the most, of all boundaries" },
+    { "boundary_floor_spread_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "the most less the least of all boundaries: 0 when each module gives everything back" },
     { "predicted_peak_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "peak_requested_fast_bytes as predicted from the configuration" },
     { "predicted_TAG_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "peak_TAG_bytes as predicted from the configuration" },
-    { "prediction_error_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "sum of |measured - predicted| over the tags and the total" },
+    { "predicted_in_PHASE_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "peak_in_PHASE_bytes as predicted from the shape" },
+    { "predicted_slow_in_PHASE_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "peak_slow_in_PHASE_bytes as predicted from the shape" },
+    { "prediction_error_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "sum of |measured - predicted| over the total, the tags, and the phases of a quantised layer" },
     { "allocation_count", "", METRIC_EXACT, DIRECTION_LOWER, "allocations that the engine made" },
     { "leaked_blocks", "", METRIC_EXACT, DIRECTION_LOWER, "blocks still live after everything was closed" },
 
     /* memory: as the pool and the system see it */
     { "peak_reserved_fast_bytes", "bytes", METRIC_SYSTEM, DIRECTION_LOWER, "what the pool held from the system on the fast tier, cached blocks included" },
     { "peak_reserved_slow_bytes", "bytes", METRIC_SYSTEM, DIRECTION_LOWER, "the same on the slow tier" },
+    { "boundary_reserved_bytes", "bytes", METRIC_SYSTEM, DIRECTION_LOWER, "held from the system on the fast tier behind a module of a conversion: the most, of all boundaries" },
     { "peak_rss_bytes", "bytes", METRIC_SYSTEM, DIRECTION_LOWER, "peak resident set of the worker process, mapped files included" },
 
     /* work done, exact */
@@ -54,12 +65,20 @@ static const struct metric_row rows[] = {
     { "attention_chunks", "", METRIC_EXACT, DIRECTION_NONE, "pieces of the attention matrix" },
     { "forward_chunks", "", METRIC_EXACT, DIRECTION_NONE, "pieces of at most max_input_len tokens" },
     { "generated_tokens", "tokens", METRIC_EXACT, DIRECTION_NONE, "tokens generated" },
+    { "damping_attempts", "", METRIC_EXACT, DIRECTION_LOWER, "times that a Hessian was damped until it was positive definite, the most of all" },
     { "scored_tokens", "tokens", METRIC_EXACT, DIRECTION_NONE, "tokens that the perplexity is over" },
 
     /* the output itself */
     { "output_digest", "", METRIC_EXACT, DIRECTION_NONE, "digest of the greedy token ids" },
     { "logits_digest", "", METRIC_EXACT, DIRECTION_NONE, "digest of the logits' bits, for one ISA, BLAS core and thread count" },
+    { "quantised_digest", "", METRIC_EXACT, DIRECTION_NONE, "digest of the quantised tensors, for one ISA and BLAS core" },
     { "perplexity", "", METRIC_BOUNDED, DIRECTION_LOWER, "exp of the mean negative log-likelihood" },
+    { "reference_perplexity", "", METRIC_BOUNDED, DIRECTION_NONE, "the same of the dense model" },
+    { "perplexity_excess", "", METRIC_BOUNDED, DIRECTION_LOWER, "perplexity over reference_perplexity, less 1" },
+    { "kl_divergence", "", METRIC_BOUNDED, DIRECTION_LOWER, "mean KL(dense || quantised) of the next token's probabilities, in nats" },
+    { "top_token_agreement", "", METRIC_BOUNDED, DIRECTION_HIGHER, "positions where both models find the same token most probable" },
+    { "quantisation_error", "", METRIC_BOUNDED, DIRECTION_LOWER, "relative Frobenius error: of a layer's outputs; of a model the mean over its blocks" },
+    { "bits_per_weight", "", METRIC_BOUNDED, DIRECTION_NONE, "of the decoder's linear weights, scales and all" },
     { NULL, NULL, METRIC_EXACT, DIRECTION_NONE, NULL }
 };
 
@@ -68,21 +87,45 @@ const struct metric_row *metric_rows(void)
     return rows;
 }
 
-/* True when `name` is `pattern` with TAG replaced by the name of a memory tag. */
-static bool matches_tag_pattern(const char *name, const char *pattern)
+/* What a pattern has a hole for. */
+struct hole {
+    const char *text;
+    int count;
+};
+
+static const struct hole holes[] = { { "TAG", PLIM_TAG_COUNT }, { "PHASE", PLIM_QUANTIZE_PHASE_COUNT } };
+
+static const char *filling(const struct hole *hole, int i)
 {
-    const char *hole = strstr(pattern, "TAG");
+    return hole == &holes[0] ? plim_tag_name((enum plim_tag)i)
+                             : plim_quantize_phase_name((enum plim_quantize_phase)i);
+}
+
+/* The hole of a pattern and where it is, or NULL. */
+static const struct hole *find_hole(const char *pattern, const char **at)
+{
+    for (size_t i = 0; i < sizeof holes / sizeof holes[0]; i++)
+        if ((*at = strstr(pattern, holes[i].text)))
+            return &holes[i];
+    return NULL;
+}
+
+/* True when `name` is `pattern` with its hole filled in. */
+static bool matches_pattern(const char *name, const char *pattern)
+{
+    const char *at;
+    const struct hole *hole = find_hole(pattern, &at);
     size_t before, after, length = strlen(name);
 
     if (!hole)
         return false;
-    before = (size_t)(hole - pattern);
-    after = strlen(hole + 3);
+    before = (size_t)(at - pattern);
+    after = strlen(at + strlen(hole->text));
     if (length <= before + after || strncmp(name, pattern, before) != 0 ||
-        strcmp(name + length - after, hole + 3) != 0)
+        strcmp(name + length - after, at + strlen(hole->text)) != 0)
         return false;
-    for (int tag = 0; tag < PLIM_TAG_COUNT; tag++) {
-        const char *text = plim_tag_name((enum plim_tag)tag);
+    for (int i = 0; i < hole->count; i++) {
+        const char *text = filling(hole, i);
 
         if (strlen(text) == length - before - after && strncmp(name + before, text, strlen(text)) == 0)
             return true;
@@ -92,41 +135,56 @@ static bool matches_tag_pattern(const char *name, const char *pattern)
 
 const struct metric_row *metric_find(const char *name)
 {
+    const char *at;
+
     for (const struct metric_row *row = rows; row->name; row++)
-        if (strcmp(row->name, name) == 0 && !strstr(row->name, "TAG"))
+        if (strcmp(row->name, name) == 0 && !find_hole(row->name, &at))
             return row;
     for (const struct metric_row *row = rows; row->name; row++)
-        if (matches_tag_pattern(name, row->name))
+        if (matches_pattern(name, row->name))
             return row;
     return NULL;
+}
+
+bool metric_is_silent_peak(const char *name)
+{
+    static const char *const patterns[] = { "peak_TAG_bytes", "peak_slow_TAG_bytes", "peak_in_PHASE_bytes",
+                                            "peak_slow_in_PHASE_bytes" };
+
+    for (size_t i = 0; i < sizeof patterns / sizeof patterns[0]; i++)
+        if (matches_pattern(name, patterns[i]))
+            return true;
+    return false;
 }
 
 bool metric_only_explains(const char *name)
 {
     static const char *const names[] = { "sgemm_flops_per_s", "read_bandwidth_bytes_per_s", "prefill_flops_per_s",
-                                         "weight_read_bytes_per_s", "cpu_seconds_per_second" };
+                                         "weight_read_bytes_per_s", "cpu_seconds_per_second", "reference_perplexity",
+                                         "perplexity_excess" };
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(name, names[i]) == 0)
             return true;
-    return strncmp(name, "at_peak_", 8) == 0 || strncmp(name, "predicted_", 10) == 0;
+    return strncmp(name, "at_peak_", 8) == 0 || strncmp(name, "predicted_", 10) == 0 || strncmp(name, "phase_", 6) == 0;
 }
 
 const char *metric_nearest(const char *name)
 {
-    /* Every plain name and every tag filled into every pattern. */
-    enum { NAME_LIMIT = 256, NAME_SIZE = 64 };
+    /* Every plain name and every filling of every pattern. */
+    enum { NAME_LIMIT = 320, NAME_SIZE = 64 };
     static char filled[NAME_LIMIT][NAME_SIZE];
     const char *names[NAME_LIMIT + 1];
     size_t count = 0;
 
     for (const struct metric_row *row = rows; row->name; row++) {
-        const char *hole = strstr(row->name, "TAG");
+        const char *at;
+        const struct hole *hole = find_hole(row->name, &at);
 
-        for (int tag = 0; tag < (hole ? PLIM_TAG_COUNT : 1) && count < NAME_LIMIT; tag++) {
+        for (int i = 0; i < (hole ? hole->count : 1) && count < NAME_LIMIT; i++) {
             if (hole)
-                snprintf(filled[count], NAME_SIZE, "%.*s%s%s", (int)(hole - row->name), row->name,
-                         plim_tag_name((enum plim_tag)tag), hole + 3);
+                snprintf(filled[count], NAME_SIZE, "%.*s%s%s", (int)(at - row->name), row->name, filling(hole, i),
+                         at + strlen(hole->text));
             else
                 snprintf(filled[count], NAME_SIZE, "%s", row->name);
             names[count] = filled[count];
@@ -154,7 +212,7 @@ struct metric *metric_of_case(struct result_case *c, const char *name, struct pl
 const struct metric *case_headline(const struct result_case *c)
 {
     static const char *const names[] = { "prefill_tokens_per_s", "decode_tokens_per_s", "generate_tokens_per_s",
-                                         "perplexity_tokens_per_s", "load_time_ns", "spin_time_ns", "harness_time_ns" };
+                                         "perplexity_tokens_per_s", "quantize_time_ns", "load_time_ns", "spin_time_ns", "harness_time_ns" };
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const struct metric *metric = case_find_metric(c, names[i]);

@@ -5,7 +5,7 @@
  * The metrics that this program measures: name, unit, class, direction and one line of help, in one table.
  *
  * A row whose name contains TAG stands for one metric a memory tag: peak_TAG_bytes is peak_weights_bytes,
- * peak_kv_cache_bytes, and so on. Metrics of workers from other builds need not be in the table (they describe
+ * peak_kv_cache_bytes, and so on; one with PHASE for one a phase of the quantizer. Metrics of workers from other builds need not be in the table (they describe
  * themselves on the wire); suites may only name metrics that are.
  */
 
@@ -24,7 +24,7 @@ struct metric_row {
 /* The rows, ended by a NULL name. */
 const struct metric_row *metric_rows(void);
 
-/* The row that describes `name`, TAG filled in; NULL when there is none. */
+/* The row that describes `name`, TAG or PHASE filled in; NULL when there is none. */
 const struct metric_row *metric_find(const char *name);
 
 /*
@@ -33,6 +33,11 @@ const struct metric_row *metric_find(const char *name);
  * names it: else a peak that falls, which is welcome, would fail the gate through its parts.
  */
 bool metric_only_explains(const char *name);
+
+/*
+ * True for a peak that is not reported where it is 0: that of a tag or a phase which never held anything on its tier.
+ */
+bool metric_is_silent_peak(const char *name);
 
 /* The valid name nearest to a misspelt one, or NULL. */
 const char *metric_nearest(const char *name);

@@ -43,18 +43,23 @@ int model_run_open_session(struct model_run *m, size_t context_tokens, struct pl
     return plim_session_open(&m->session, m->model, &options, err);
 }
 
-int model_run_open(struct model_run *m, struct workload_run *run, size_t context_tokens, size_t id_count,
-                   struct plim_err *err)
+int model_run_open_engine(struct model_run *m, struct workload_run *run, struct plim_err *err)
 {
-    uint64_t load_start_ns;
-
     *m = (struct model_run){ .run = run, .start_ns = plim_now_ns() };
     if (plim_engine_open(&m->engine, BACKEND, &run->parameters, NULL, err) < 0)
         return -1;
     if (run->request->trace_path && run->repeat == 0 &&
         plim_pool_trace_start(plim_engine_pool(m->engine), run->request->trace_path, err) < 0)
         return -1;
-    if (control_hold(&run->request->control, plim_engine_pool(m->engine), &m->planted, err) < 0)
+    return control_hold(&run->request->control, plim_engine_pool(m->engine), &m->planted, err);
+}
+
+int model_run_open(struct model_run *m, struct workload_run *run, size_t context_tokens, size_t id_count,
+                   struct plim_err *err)
+{
+    uint64_t load_start_ns;
+
+    if (model_run_open_engine(m, run, err) < 0)
         return -1;
     load_start_ns = plim_now_ns();
     if (plim_model_load(&m->model, m->engine, run->request->model_directory, err) < 0)
@@ -164,7 +169,7 @@ int report_digest(struct model_run *m, const char *name, uint64_t digest, const 
     return metric ? metric_set_text(metric, text, key, err) : -1;
 }
 
-void logits_key(const struct model_run *m, char *buffer, size_t size)
+void kernels_key(char *buffer, size_t size)
 {
     struct plim_err ignored = PLIM_ERR_INIT;
     char library[256], core[64];
@@ -172,8 +177,22 @@ void logits_key(const struct model_run *m, char *buffer, size_t size)
 
     plim_isa_select(&isa, &ignored);
     plim_blas_describe(library, sizeof library, core, sizeof core);
-    snprintf(buffer, size, "%s/%s/%lld", plim_isa_name(isa), core,
-             (long long)m->run->parameters.count[PLIM_CPU_THREADS]);
+    snprintf(buffer, size, "%s/%s", plim_isa_name(isa), core);
+}
+
+void logits_key(const struct model_run *m, char *buffer, size_t size)
+{
+    char kernels[80];
+
+    kernels_key(kernels, sizeof kernels);
+    snprintf(buffer, size, "%s/%lld", kernels, (long long)m->run->parameters.count[PLIM_CPU_THREADS]);
+}
+
+int report_cpu_time(struct model_run *m, const struct stopwatch *spent, struct plim_err *err)
+{
+    if (report_number(m, "cpu_time_ns", (double)spent->cpu_ns, err) < 0)
+        return -1;
+    return report_number(m, "cpu_seconds_per_second", (double)spent->cpu_ns / (double)spent->wall_ns, err);
 }
 
 int report_work(struct model_run *m, const struct stopwatch *spent, struct plim_err *err)
@@ -183,8 +202,6 @@ int report_work(struct model_run *m, const struct stopwatch *spent, struct plim_
         const char *name;
         double value;
     } numbers[] = {
-        { "cpu_time_ns", (double)spent->cpu_ns },
-        { "cpu_seconds_per_second", (double)spent->cpu_ns / (double)spent->wall_ns },
         { "dequant_chunks", (double)c->dequant_chunks },
         { "dequantised_bytes", (double)c->dequantised_elements * DEQUANTISED_ELEMENT_BYTES },
         { "weight_bytes_read", (double)c->weight_bytes_read },
@@ -194,14 +211,15 @@ int report_work(struct model_run *m, const struct stopwatch *spent, struct plim_
         { "forward_chunks", (double)c->forward_chunks },
     };
 
+    if (report_cpu_time(m, spent, err) < 0)
+        return -1;
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         if (report_number(m, numbers[i].name, numbers[i].value, err) < 0)
             return -1;
     return 0;
 }
 
-/* PREFIX_TAG_bytes for every tag that held something. */
-static int report_tags(struct model_run *m, const char *prefix, const uint64_t *bytes, struct plim_err *err)
+int report_tags(struct model_run *m, const char *prefix, const uint64_t *bytes, struct plim_err *err)
 {
     for (int tag = 0; tag < PLIM_TAG_COUNT; tag++) {
         char name[80];
@@ -218,8 +236,23 @@ static int report_tags(struct model_run *m, const char *prefix, const uint64_t *
 /* The peak covers the process's whole life, so it is the workload's own only until the first yardstick is opened. */
 static void note_peak_rss(struct model_run *m)
 {
-    if (!m->run->references->read_open && !m->run->references->gemm_open)
+    const struct references *r = m->run->references;
+
+    if (!r->read_open && !r->gemm_open && !r->other_models)
         m->peak_rss_bytes = plim_peak_rss_bytes();
+}
+
+/* Peaks as the pool has them. */
+static int report_peaks(struct model_run *m, const struct plim_pool_stats *s, struct plim_err *err)
+{
+    if (report_number(m, "peak_requested_fast_bytes", (double)s->peak[PLIM_FAST].total_bytes, err) < 0 ||
+        report_number(m, "peak_requested_slow_bytes", (double)s->peak[PLIM_SLOW].total_bytes, err) < 0 ||
+        report_tags(m, "peak", s->tag_peak_bytes[PLIM_FAST], err) < 0 ||
+        report_tags(m, "peak_slow", s->tag_peak_bytes[PLIM_SLOW], err) < 0 ||
+        report_tags(m, "at_peak", s->peak[PLIM_FAST].bytes, err) < 0 ||
+        report_number(m, "peak_reserved_fast_bytes", (double)s->reserved_peak_bytes[PLIM_FAST], err) < 0)
+        return -1;
+    return report_number(m, "peak_reserved_slow_bytes", (double)s->reserved_peak_bytes[PLIM_SLOW], err);
 }
 
 static int report_memory(struct model_run *m, struct plim_err *err)
@@ -227,14 +260,8 @@ static int report_memory(struct model_run *m, struct plim_err *err)
     struct plim_pool_stats s;
 
     plim_pool_stats(plim_engine_pool(m->engine), &s);
-    if (report_number(m, "peak_requested_fast_bytes", (double)s.peak[PLIM_FAST].total_bytes, err) < 0 ||
-        report_number(m, "peak_requested_slow_bytes", (double)s.peak[PLIM_SLOW].total_bytes, err) < 0 ||
-        report_tags(m, "peak", s.tag_peak_bytes[PLIM_FAST], err) < 0 ||
-        report_tags(m, "peak_slow", s.tag_peak_bytes[PLIM_SLOW], err) < 0 ||
-        report_tags(m, "at_peak", s.peak[PLIM_FAST].bytes, err) < 0 ||
-        report_number(m, "allocation_count", (double)s.allocation_count, err) < 0 ||
-        report_number(m, "peak_reserved_fast_bytes", (double)s.reserved_peak_bytes[PLIM_FAST], err) < 0 ||
-        report_number(m, "peak_reserved_slow_bytes", (double)s.reserved_peak_bytes[PLIM_SLOW], err) < 0)
+    if ((!m->quantizes && report_peaks(m, &s, err) < 0) ||
+        report_number(m, "allocation_count", (double)s.allocation_count, err) < 0)
         return -1;
     note_peak_rss(m);
     return m->peak_rss_bytes ? report_number(m, "peak_rss_bytes", (double)m->peak_rss_bytes, err) : 0;

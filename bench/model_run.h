@@ -25,6 +25,7 @@ struct model_run {
     uint64_t start_ns;              /* before the engine was opened */
     uint64_t load_ns;               /* the model's load */
     void *planted;                  /* a gate's control: bytes that it must find; or NULL */
+    bool quantizes;                 /* the pool's peaks are those of the last phase: report_usage has the whole */
     int64_t peak_rss_bytes;         /* taken before a yardstick's buffers would count; 0: not yet */
 };
 
@@ -34,6 +35,7 @@ struct model_run {
  */
 int model_run_open(struct model_run *m, struct workload_run *run, size_t context_tokens, size_t id_count,
                    struct plim_err *err);
+int model_run_open_engine(struct model_run *m, struct workload_run *run, struct plim_err *err);   /* no model */
 int model_run_open_session(struct model_run *m, size_t context_tokens, struct plim_err *err);
 
 /*
@@ -72,6 +74,9 @@ struct stopwatch stopwatch_stop(const struct model_run *m, const struct stopwatc
 int report_number(struct model_run *m, const char *metric, double value, struct plim_err *err);
 int report_digest(struct model_run *m, const char *metric, uint64_t digest, const char *key, struct plim_err *err);
 
+/* PREFIX_TAG_bytes for every tag that held something. */
+int report_tags(struct model_run *m, const char *prefix, const uint64_t *bytes, struct plim_err *err);
+
 /* Counters, processor time and cores kept busy of the measured part. */
 int report_work(struct model_run *m, const struct stopwatch *spent, struct plim_err *err);
 
@@ -81,8 +86,12 @@ int report_work(struct model_run *m, const struct stopwatch *spent, struct plim_
 int report_prediction(struct model_run *m, const struct plim_plan_request *requests, size_t request_count,
                       struct plim_err *err);
 
-/* The digest of floats holds for this: "avx2/Haswell/2". */
+/* The digest of floats holds for this: "avx2/Haswell/2"; where threads change no bit: "avx2/Haswell". */
 void logits_key(const struct model_run *m, char *buffer, size_t size);
+void kernels_key(char *buffer, size_t size);
+
+/* Processor time and cores kept busy of the measured part. */
+int report_cpu_time(struct model_run *m, const struct stopwatch *spent, struct plim_err *err);
 
 /* Adds the paired read bandwidth, and the fraction of it that `bytes_per_s` is, if the weights exceed the caches. */
 int report_read_reference(struct model_run *m, double bytes_per_s, uint64_t step_bytes, struct plim_err *err);

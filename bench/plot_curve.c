@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "heap.h"
-#include "plimsoll/pool.h"
+#include "metrics.h"
 #include "plimsoll/units.h"
 #include "plot_parts.h"
 #include "table.h"
@@ -20,6 +20,7 @@
 #define SERIES_LIMIT 24
 #define COLOR_COUNT 7          /* style.gp */
 #define PLATEAU 0.01
+#define LABEL_FRACTION 0.05    /* of the x axis, for the name of a tick */
 #define LOG_SCALE_FROM 30.0    /* greatest over least value from which a panel gets a log axis */
 
 struct value {
@@ -64,16 +65,10 @@ static const struct metric *find_prediction(const struct result_case *c, const c
     return case_find_metric(c, name);
 }
 
-/* A tag that never held anything has no metric; its peak is 0 all the same. */
-static bool is_silent_tag(const struct result_case *c, const char *metric)
+/* A tag or a phase that never held anything has no metric; its peak is 0 all the same. */
+static bool is_silent(const struct result_case *c, const char *metric)
 {
-    for (int tag = 0; tag < PLIM_TAG_COUNT; tag++) {
-        char name[96];
-        snprintf(name, sizeof name, "peak_%s_bytes", plim_tag_name((enum plim_tag)tag));
-        if (strcmp(metric, name) == 0)
-            return case_find_metric(c, "peak_requested_fast_bytes") != NULL;
-    }
-    return false;
+    return metric_is_silent_peak(metric) && case_find_metric(c, "peak_requested_fast_bytes") != NULL;
 }
 
 static struct value value_of(const struct result_case *c, const struct metric *metric)
@@ -138,7 +133,7 @@ static int add_case(struct curve *curve, const struct plot_case *item, struct pl
     point->failed |= c->outcome != OUTCOME_OK;
     for (size_t p = 0; p < curve->panels && c->outcome == OUTCOME_OK; p++) {
         const struct metric *metric = case_find_metric(c, curve->y[p]);
-        bool is_zero = !metric && is_silent_tag(c, curve->y[p]);
+        bool is_zero = !metric && is_silent(c, curve->y[p]);
         if (!is_zero && (!metric || !metric->sample_count))
             continue;
         if (point->c[p])
@@ -233,6 +228,11 @@ static char *format_x(double x, char *buffer, size_t size)
     return format_number(buffer, size, x);
 }
 
+static double axis_place(double x, bool is_log)
+{
+    return is_log ? log2(x) : x;
+}
+
 static void put_x(FILE *out, const struct curve *curve)
 {
     double low = INFINITY, high = -INFINITY, seen[64];
@@ -243,10 +243,13 @@ static void put_x(FILE *out, const struct curve *curve)
             size_t j = 0;
             low = fmin(low, x);
             high = fmax(high, x);
-            while (j < seen_count && seen[j] != x)
+            while (j < seen_count && seen[j] < x)
                 j++;
-            if (j == seen_count && seen_count < sizeof seen / sizeof seen[0])
-                seen[seen_count++] = x;
+            if ((j < seen_count && seen[j] == x) || seen_count == sizeof seen / sizeof seen[0])
+                continue;
+            memmove(&seen[j + 1], &seen[j], (seen_count - j) * sizeof *seen);
+            seen[j] = x;
+            seen_count++;
         }
     }
     bool is_log = curve->plot->x_is_log;
@@ -262,12 +265,16 @@ static void put_x(FILE *out, const struct curve *curve)
             is_log ? high * margin : high + margin);
     fprintf(out, "x_log = %d\n", is_log);
 
-    /* A tick where there is a point; gnuplot's own where that would be too many. */
+    /* A tick where there is a point; gnuplot's own where that would be too many. Where two are neighbours one is named. */
     if (seen_count > 14)
         return;
+    double named = -INFINITY, width = axis_place(high, is_log) - axis_place(low, is_log);
     fprintf(out, "set xtics (");
     for (size_t j = 0; j < seen_count; j++) {
-        fprintf(out, "%s'%s' ", j ? ", " : "", format_x(seen[j], text, sizeof text));
+        bool has_room = axis_place(seen[j], is_log) - named >= LABEL_FRACTION * width;
+        if (has_room)
+            named = axis_place(seen[j], is_log);
+        fprintf(out, "%s'%s' ", j ? ", " : "", has_room ? format_x(seen[j], text, sizeof text) : "");
         fputs(format_number(text, sizeof text, seen[j]), out);
     }
     fprintf(out, ")\n");

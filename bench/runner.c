@@ -198,7 +198,7 @@ static int execute(const struct suite *suite, const struct suite_case *c, const 
     if (c->model != SIZE_MAX &&
         !(request.model_directory = model_store_path(&suite->models[c->model], options->models_directory, err)))
         goto out;
-    if (options->trace_directory && c->workload->needs_model &&
+    if (options->trace_directory && c->workload->uses_engine &&
         !(request.trace_path = runner_trace_path(options->trace_directory, c->id, err)))
         goto out;
     rc = executor->run_case(executor->context, &request, &execution, out, err);

@@ -56,6 +56,21 @@ static const struct argument_row perplexity_arguments[] = {
     ROW_END
 };
 
+static const char *const layer_methods[] = { "gptq", "rtn", "factor", NULL };
+static const char *const layer_bits[] = { "2", "3", "4", "5", "6", "8", NULL };
+
+static const struct argument_row quantize_layer_arguments[] = {
+    { "in_features", ARGUMENT_COUNT, "1024", 1, 65536, NULL, "inputs, K: a multiple of 32; with method=factor any number" },
+    { "out_features", ARGUMENT_COUNT, "1024", 1, 262144, NULL, "outputs, N" },
+    { "rows", ARGUMENT_COUNT, "4", 1, TOKENS_LIMIT, NULL, "calibration sequences" },
+    { "length", ARGUMENT_COUNT, "512", 1, TOKENS_LIMIT, NULL, "tokens of each" },
+    { "bits", ARGUMENT_CHOICE, "4", 0, 0, layer_bits, "the layout of a head of so many bits" },
+    { "method", ARGUMENT_CHOICE, "gptq", 0, 0, layer_methods,
+      "gptq; rtn: rounding to nearest; factor: Hessian, permutation, factor and inverse only" },
+    { "seed", ARGUMENT_COUNT, "1", 0, SEED_LIMIT, NULL, "of weights and activations" },
+    ROW_END
+};
+
 static const struct argument_row spin_arguments[] = {
     { "steps", ARGUMENT_COUNT, "20M", 1, 1e12, NULL, "multiplications, each waiting for the one before" },
     { "bytes", ARGUMENT_COUNT, "1Mi", 1, 1LL << 40, NULL, "held meanwhile" },
@@ -72,15 +87,17 @@ static const struct argument_row fault_arguments[] = {
 };
 
 static const struct workload table[] = {
-    { "null", "does nothing: what the harness itself costs", false, false, false, no_arguments, workload_null },
-    { "spin", "multiplies numbers: what differences this machine lets one see", false, false, false, spin_arguments,
-      workload_spin },
-    { "load", "loads the model and runs one token", true, true, false, no_arguments, workload_load },
-    { "prefill", "runs a prompt", true, true, false, prefill_arguments, workload_prefill },
-    { "decode", "runs one-token steps after a prompt", true, true, false, decode_arguments, workload_decode },
-    { "generate", "generates with the sampler", true, true, false, generate_arguments, workload_generate },
-    { "perplexity", "scores a text", true, true, false, perplexity_arguments, workload_perplexity },
-    { "fault", "fails in a chosen way", false, false, true, fault_arguments, workload_fault },
+    { "null", "does nothing: what the harness itself costs", .arguments = no_arguments, .run = workload_null },
+    { "spin", "multiplies numbers: what differences this machine lets one see", .arguments = spin_arguments,
+      .run = workload_spin },
+    { "load", "loads the model and runs one token", true, true, true, false, no_arguments, workload_load },
+    { "prefill", "runs a prompt", true, true, true, false, prefill_arguments, workload_prefill },
+    { "decode", "runs one-token steps after a prompt", true, true, true, false, decode_arguments, workload_decode },
+    { "generate", "generates with the sampler", true, true, true, false, generate_arguments, workload_generate },
+    { "perplexity", "scores a text", true, true, true, false, perplexity_arguments, workload_perplexity },
+    { "quantize_layer", "quantises one made-up linear layer", false, true, true, false, quantize_layer_arguments,
+      workload_quantize_layer },
+    { "fault", "fails in a chosen way", .hidden = true, .arguments = fault_arguments, .run = workload_fault },
 };
 
 enum { WORKLOAD_COUNT = sizeof table / sizeof table[0] };
@@ -119,7 +136,8 @@ const struct workload *workload_find(const char *name, struct plim_err *err)
     if (nearest)
         plim_err_input(err, "unknown workload \"%s\"; did you mean %s?", name, nearest);
     else
-        plim_err_input(err, "unknown workload \"%s\"; known: null, spin, load, prefill, decode, generate, perplexity", name);
+        plim_err_input(err, "unknown workload \"%s\"; known: null, spin, load, prefill, decode, generate, perplexity, "
+                            "quantize_layer, quantize", name);
     return NULL;
 }
 

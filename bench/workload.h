@@ -41,6 +41,7 @@ struct workload {
     const char *name;
     const char *help;
     bool needs_model;
+    bool uses_engine;                     /* has a pool whose memory can be traced */
     bool timed;                           /* its timings mean something beside the machine's yardsticks */
     bool hidden;                          /* for tests of the harness: known only when PLIMSOLL_TEST=1 is set */
     const struct argument_row *arguments; /* ended by a NULL name */

@@ -37,6 +37,7 @@ struct references {
     struct gemm_yardstick gemm;
     struct gemm_shape shapes[7];        /* the linear layers of one decoder layer */
     bool read_open, gemm_open;
+    bool other_models;                  /* a quantised model was evaluated: the process' peak is not only the case's */
 };
 
 void references_close(struct references *references);
@@ -58,6 +59,8 @@ int workload_prefill(struct workload_run *run, struct plim_err *err);
 int workload_decode(struct workload_run *run, struct plim_err *err);
 int workload_generate(struct workload_run *run, struct plim_err *err);
 int workload_perplexity(struct workload_run *run, struct plim_err *err);
+int workload_quantize_layer(struct workload_run *run, struct plim_err *err);
+int workload_quantize(struct workload_run *run, struct plim_err *err);
 int workload_fault(struct workload_run *run, struct plim_err *err);
 
 #endif

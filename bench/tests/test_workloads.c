@@ -7,74 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "executor.h"
 #include "plimsoll/pool.h"
-#include "result.h"
-
-#define EXL2 PLIMSOLL_MODELS_DATA "/exl2-4.0"
-#define DENSE PLIMSOLL_MODELS_DATA "/dense"
-#define MINUTE_NS ((uint64_t)60 * 1000000000)
-
-struct wanted {
-    const char *workload, *model;
-    const char *settings[8][2];    /* parameters and arguments */
-};
-
-static void set(struct case_request *request, const char *name, const char *value)
-{
-    struct plim_err err = PLIM_ERR_INIT;
-    int rc = workload_argument(request->workload, name)
-                 ? argument_set(request->workload, &request->arguments, name, value, &err)
-                 : plim_parameters_set(&request->parameters, name, value, &err);
-
-    cr_assert_eq(rc, 0, "%s", err.message);
-}
-
-static void run(const struct wanted *wanted, struct result_case *out)
-{
-    struct plim_err err = PLIM_ERR_INIT;
-    struct process_executor processes = { PLIMSOLL_PROGRAM };
-    struct executor executor = process_executor(&processes);
-    struct execution execution = { .timeout_ns = MINUTE_NS };
-    struct case_request request = { .id = strdup(wanted->workload), .model_directory = strdup(wanted->model), .repeats = 2,
-                                    .warmup = 1 };
-
-    *out = (struct result_case){ 0 };
-    request.workload = workload_find(wanted->workload, &err);
-    cr_assert_not_null(request.workload, "%s", err.message);
-    plim_parameters_default(&request.parameters);
-    cr_assert_eq(arguments_default(request.workload, &request.arguments, &err), 0);
-    set(&request, "cpu_threads", "2");
-    set(&request, "dq_rows", "32");   /* so that a prompt expands weights */
-    for (size_t i = 0; wanted->settings[i][0]; i++)
-        set(&request, wanted->settings[i][0], wanted->settings[i][1]);
-    cr_assert_eq(executor.run_case(executor.context, &request, &execution, out, &err), 0, "%s", err.message);
-    case_request_release(&request);
-}
-
-static void run_ok(const struct wanted *wanted, struct result_case *out)
-{
-    run(wanted, out);
-    cr_assert_eq(out->outcome, OUTCOME_OK, "%s: %s: %s", wanted->workload, outcome_name(out->outcome), out->detail);
-}
-
-static double value(const struct result_case *c, const char *name)
-{
-    const struct metric *metric = case_find_metric(c, name);
-
-    cr_assert_not_null(metric, "no %s", name);
-    cr_assert_gt(metric->sample_count, 0);
-    return metric->samples[0];
-}
-
-static const char *digest(const struct result_case *c, const char *name)
-{
-    const struct metric *metric = case_find_metric(c, name);
-
-    cr_assert_not_null(metric, "no %s", name);
-    cr_assert_eq(metric->texts.count, 1);
-    return metric->texts.items[0].text;
-}
+#include "workload_support.h"
 
 /* ---- every workload ---- */
 
@@ -202,7 +136,7 @@ Test(workloads, a_budget_that_is_too_small_is_out_of_memory_with_its_reason)
     static const struct wanted wanted = { "prefill", EXL2, { { "prompt_tokens", "80" }, { "memory_budget", "200Ki" } } };
     struct result_case c;
 
-    run(&wanted, &c);
+    run_wanted(&wanted, &c);
     cr_assert_eq(c.outcome, OUTCOME_OUT_OF_MEMORY, "%s: %s", outcome_name(c.outcome), c.detail);
     cr_expect_eq(facts_find(&c.refusal, "budget_bytes")->number, 200 << 10);
     cr_expect_not_null(facts_find(&c.refusal, "tag"));
@@ -227,7 +161,7 @@ Test(workloads, a_bad_model_and_a_long_prompt_fail_with_one_line)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct result_case c;
 
-        run(bad[i].wanted, &c);
+        run_wanted(bad[i].wanted, &c);
         cr_expect_eq(c.outcome, OUTCOME_FAILED, "%s", c.detail);
         cr_expect(strstr(c.detail, bad[i].words), "%s", c.detail);
         cr_expect_null(strchr(c.detail, '\n'));
