@@ -1,5 +1,6 @@
 #include "table.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@ struct table_cell {
 /* ---- styles ---- */
 
 /* The eight basic colours only: every terminal has them, and people's own themes keep them readable. */
-static const char *const style_codes[STYLE_COUNT] = { "", "\033[1m", "\033[2m", "\033[32m", "\033[33m", "\033[1;31m" };
+static const char *const style_codes[STYLE_COUNT] = { "", "\033[1m", "\033[2m", "\033[32m", "\033[33m", "\033[1;31m", "" };
 
 bool table_colours(FILE *stream)
 {
@@ -32,7 +33,7 @@ const char *style_begin(enum text_style style, bool colours)
 
 const char *style_end(enum text_style style, bool colours)
 {
-    return colours && style != STYLE_PLAIN ? "\033[0m" : "";
+    return *style_begin(style, colours) ? "\033[0m" : "";
 }
 
 size_t text_columns(const char *text)
@@ -159,13 +160,32 @@ int table_print(const struct table *table, FILE *out, bool colours, struct plim_
     return finish(out, err);
 }
 
+/* In the middle of a word an underscore is no emphasis: metrics' names stay readable. */
+static bool is_inside_word(const char *text, const char *at)
+{
+    return *at == '_' && at > text && (isalnum((unsigned char)at[-1]) || at[-1] == '_') &&
+           (isalnum((unsigned char)at[1]) || at[1] == '_');
+}
+
 static void print_escaped(const char *text, FILE *out)
 {
-    for (; *text; text++) {
-        if (strchr("|<>&\\`*_", *text))
+    for (const char *at = text; *at; at++) {
+        if (strchr("|<>&\\`*_", *at) && !is_inside_word(text, at))
             fputc('\\', out);
-        fputc(*text, out);
+        fputc(*at, out);
     }
+}
+
+/* A code span; in a table '|' ends even that one's cell. */
+static void print_code(const char *text, FILE *out)
+{
+    fputc('`', out);
+    for (; *text; text++) {
+        if (*text == '|')
+            fputc('\\', out);
+        fputc(*text == '`' ? '\'' : *text, out);
+    }
+    fputc('`', out);
 }
 
 int table_print_markdown(const struct table *table, FILE *out, struct plim_err *err)
@@ -181,7 +201,10 @@ int table_print_markdown(const struct table *table, FILE *out, struct plim_err *
         const struct table_cell *cell = &table->cells[i];
         bool bold = *cell->text && (cell->style == STYLE_BAD || cell->style == STYLE_WARN);
         fputs(bold ? "| **" : "| ", out);
-        print_escaped(cell->text, out);
+        if (cell->style == STYLE_CODE && *cell->text)
+            print_code(cell->text, out);
+        else
+            print_escaped(cell->text, out);
         fprintf(out, "%s %s", bold ? "**" : "", i % n + 1 == n ? "|\n" : "");
     }
     return finish(out, err);

@@ -29,6 +29,7 @@ enum text_style {
     STYLE_GOOD,
     STYLE_WARN,
     STYLE_BAD,
+    STYLE_CODE,    /* plain on a terminal, a code span in Markdown */
     STYLE_COUNT
 };
 
@@ -59,7 +60,7 @@ void table_end_row(struct table *table);
 /* Prints heading and rows. Kind memory or system on failure. */
 int table_print(const struct table *table, FILE *out, bool colours, struct plim_err *err);
 
-/* The same as a GitHub-flavoured Markdown table; '|' is escaped, styles WARN and BAD are bold. */
+/* The same as a GitHub-flavoured Markdown table; what would be markup is escaped, styles WARN and BAD are bold. */
 int table_print_markdown(const struct table *table, FILE *out, struct plim_err *err);
 
 void table_release(struct table *table);

@@ -78,12 +78,15 @@ static int print_table(enum format format, struct plim_err *err)
         char value[64], range[200];
 
         format_range(row, range, sizeof range);
-        table_cell(&t, style, format == FORMAT_MARKDOWN ? "`%s`" : "%s", row->name);
+        table_cell(&t, format == FORMAT_MARKDOWN ? STYLE_CODE : style, "%s", row->name);
         table_cell(&t, style, "%s", plim_parameters_format(&defaults, (enum plim_parameter)p, value, sizeof value));
         table_cell(&t, style, "%s", row->unit);
         table_cell(&t, style, "%s", range);
-        table_cell(&t, style, "%s%s%s%s", row->help, row->unavailable ? " (not yet: " : "",
-                   row->unavailable ? row->unavailable : "", row->unavailable ? ")" : "");
+        /* What this build lacks is no matter of the documentation. */
+        if (row->unavailable && format != FORMAT_MARKDOWN)
+            table_cell(&t, style, "%s (not yet: %s)", row->help, row->unavailable);
+        else
+            table_cell(&t, style, "%s", row->help);
     }
     rc = format == FORMAT_MARKDOWN ? table_print_markdown(&t, stdout, err)
                                    : table_print(&t, stdout, table_colours(stdout), err);

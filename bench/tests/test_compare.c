@@ -626,7 +626,7 @@ Test(compare, prints_tables_and_json)
                            "regression: 2 compared: 1 FAIL, 1 pass; exit status 1\n");
     free(text);
     text = print(&c, COMPARISON_MARKDOWN);
-    cr_assert_not_null(strstr(text, "| **FAIL** | tiny/prefill | peak\\_bytes | 1.00 MiB | 1.00 MiB | **+4096 B** |"),
+    cr_assert_not_null(strstr(text, "| **FAIL** | tiny/prefill | peak_bytes | 1.00 MiB | 1.00 MiB | **+4096 B** |"),
                        "%s", text);
     free(text);
     text = print(&c, COMPARISON_JSON);

@@ -266,6 +266,14 @@ Test(verbs, an_unfinished_run_is_not_gated)
     free(d);
 }
 
+Test(verbs, the_readme_lists_the_parameters_as_they_are)
+{
+    char said[20000], *readme = read_text(PLIMSOLL_SOURCE "/README.md");
+    cr_assert_eq(run("/", said, sizeof said, "parameters --markdown"), 0);
+    cr_assert_not_null(strstr(readme, said), "put this table into README.md:\n%s", said);
+    free(readme);
+}
+
 Test(verbs, plot_writes_script_data_and_says_what_it_needs)
 {
     char *d = make_files(), path[400];

@@ -65,6 +65,22 @@ Test(table, markdown_escapes_what_would_end_a_cell)
     table_release(&t);
 }
 
+Test(table, markdown_leaves_names_as_they_are)
+{
+    struct table t = TABLE_INIT;
+    table_column(&t, "a", TABLE_LEFT);
+    table_cell(&t, STYLE_PLAIN, "peak_kv_cache_bytes of _x_");
+    table_cell(&t, STYLE_CODE, "max_dq_size|a*b");
+    char *text = print(&t, false, true);
+    cr_assert_not_null(strstr(text, "| peak_kv_cache_bytes of \\_x\\_ |\n"), "%s", text);
+    cr_assert_not_null(strstr(text, "| `max_dq_size\\|a*b` |\n"), "%s", text);
+    free(text);
+    text = print(&t, true, false);
+    cr_assert_not_null(strstr(text, "\nmax_dq_size|a*b\n"), "%s", text);
+    free(text);
+    table_release(&t);
+}
+
 Test(table, values_are_readable)
 {
     static const struct {
