@@ -42,6 +42,7 @@ struct ab_options {
     struct ab_rules rules;
     const struct ab_watch *watch;    /* NULL: nobody looks for disturbances */
     struct executor control;         /* runs the controls; run_case NULL: no controls, and no promise */
+    bool blind;                      /* the controls plant nothing, so that people can see the alarm */
     const char *labels[AB_SIDES];    /* how the builds are called; borrowed */
     FILE *progress;                  /* NULL: silent */
 };

@@ -77,7 +77,7 @@ static int add_controls(struct run *run, struct plim_err *err)
         if (add_case(report, report->case_count + i, &report->control_suite, &report->control_suite.cases[i],
                      report->control_results, err) < 0)
             return -1;
-        run->planting[i] = (struct planting){ run->options->control, controls[i] };
+        run->planting[i] = (struct planting){ run->options->control, run->options->blind ? (struct control){ 0 } : controls[i] };
         c->sides[AB_A] = run->options->control;
         c->sides[AB_B] = planting_executor(&run->planting[i]);
         report->control_count++;

@@ -8,9 +8,10 @@
 #include "format.h"
 #include "gate.h"
 #include "gate_control.h"
+#include "plimsoll/process.h"
 #include "share.h"
 
-enum { OPTION_BASELINES = 1000, OPTION_MARKDOWN, OPTION_JSON, OPTION_EXACT_ONLY, OPTION_TIMINGS, OPTION_STRICT };
+enum { OPTION_BASELINES = 1000, OPTION_MARKDOWN, OPTION_JSON, OPTION_EXACT_ONLY, OPTION_TIMINGS, OPTION_STRICT, OPTION_BLIND };
 
 struct arguments {
     const char *result;
@@ -18,7 +19,7 @@ struct arguments {
     struct comparison_view view;
     struct format_outputs outputs;
     struct gate_options options;
-    bool strict;
+    bool strict, blind;
 };
 
 static const struct argp_option options[] = {
@@ -29,6 +30,7 @@ static const struct argp_option options[] = {
     { "all", 'a', NULL, 0, "Also show what passed, is new or not comparable", 0 },
     { "markdown", OPTION_MARKDOWN, NULL, 0, "Print Markdown, as for a pull request", 0 },
     { "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
+    { "rehearse-blind", OPTION_BLIND, NULL, 0, "Plant nothing in the gate's own controls, to see exit status 6", 0 },
     { 0 }
 };
 
@@ -60,6 +62,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
     case OPTION_STRICT:
         a->strict = true;
         return 0;
+    case OPTION_BLIND:
+        a->blind = true;
+        return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num > 0)
             argp_error(state, "one result is gated, \"%s\" is a second", text);
@@ -81,8 +86,13 @@ static int decide(const struct arguments *a, const struct result *result, struct
                   struct plim_err *err)
 {
     struct gate_control control;
+    struct process_executor processes = { .program = plim_self_path(err) };
+    struct gate_control_options control_options = { process_executor(&processes), a->blind };
+    const char *missed;
+    int rc = processes.program ? gate_control_run(result, &a->options.policy, &control_options, &control, err) : -1;
 
-    if (gate_control_run(result, &a->options.policy, &control, err) < 0)
+    free((char *)(uintptr_t)processes.program);
+    if (rc < 0)
         return -1;
     *status = comparison_exit_status(&gate->comparison, a->strict);
     if (gate->comparison.reported_only_count) {
@@ -92,10 +102,10 @@ static int decide(const struct arguments *a, const struct result *result, struct
         if (a->options.demand_timings && *status != 1)
             *status = 3;
     }
-    if (gate_control_missed(&control)) {
+    if ((missed = gate_control_missed(&control))) {
         *status = 6;
         comparison_note(&gate->comparison, "control missed: the gate did not find a planted %s; its verdicts mean nothing",
-                        control.page_planted && !control.page_found ? "page of memory" : "slowdown of 25%");
+                        missed);
     }
     return 0;
 }
@@ -113,8 +123,12 @@ static int gate_file(struct arguments *a, struct plim_err *err)
     if (result_read(&result, a->result, err) < 0 || gate_compare(&gate, &result, &a->options, err) < 0)
         goto out;
     if (decide(a, &result, &gate, &a->view.exit_status, err) < 0 ||
-        comparison_print(&gate.comparison, &a->view, stdout, err) < 0 ||
-        format_outputs_write(&a->outputs, &gate.comparison, a->view.exit_status, err) < 0)
+        comparison_print(&gate.comparison, &a->view, stdout, err) < 0)
+        goto out;
+    if (a->view.format == COMPARISON_TERMINAL && a->view.exit_status != 6)
+        printf("controls: the planted page%s found\n",
+               a->options.policy.classes & COMPARE_TIMING ? " and the planted slowdown were" : " was");
+    if (format_outputs_write(&a->outputs, &gate.comparison, a->view.exit_status, err) < 0)
         goto out;
     status = a->view.exit_status;
 

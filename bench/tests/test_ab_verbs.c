@@ -80,6 +80,18 @@ Test(ab_verbs, a_rehearsal_ends_in_red_and_names_the_culprit)
     cr_expect(plim_path_exists(path));
 }
 
+Test(ab_verbs, a_gate_that_misses_its_controls_fails_itself)
+{
+    char arguments[600], said[20000];
+    int status;
+
+    snprintf(arguments, sizeof arguments, "ab --a '%s' --b '%s' -q --rehearse-blind '%s'", PLIMSOLL_PROGRAM,
+             PLIMSOLL_PROGRAM, suite);
+    status = plimsoll(said, sizeof said, arguments);
+    cr_expect_eq(status, 6, "%d: %s", status, said);
+    cr_expect_not_null(strstr(said, "control missed: a planted page of memory"), "%s", said);
+}
+
 Test(ab_verbs, bad_usage_is_told_in_one_line)
 {
     static const char *const bad[][2] = {

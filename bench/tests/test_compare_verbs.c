@@ -126,6 +126,8 @@ Test(verbs, gate_accept_and_gate_again)
     expect(d, 0, "not gated: one session's timings", "gate slow.json");
     expect(d, 0, "no regression", "gate --exact-only slow.json");
     expect(d, 5, "crashed", "gate crash.json");
+    expect(d, 6, "control missed", "gate --rehearse-blind --exact-only more.json");
+    expect(d, 6, "control missed", "gate --rehearse-blind same.json");
     expect(d, 0, "no baseline of machine class sliderule", "gate other.json");
     expect(d, 3, "no timings of machine class sliderule", "gate --timings other.json");
     expect(d, 0, "4096", "baseline accept more.json --exact --reason 'room for the head'");
