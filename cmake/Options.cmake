@@ -24,7 +24,9 @@ add_library(plim_options INTERFACE)
 target_compile_options(plim_options INTERFACE
   "$<$<COMPILE_LANGUAGE:C>:-Wall;-Wextra;-Wconversion;-Wshadow;-Wstrict-prototypes;-Wmissing-prototypes;-Wvla;\
 -ffp-contract=off;-fno-math-errno;-fvisibility=hidden>"
-  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-fvisibility=hidden;--extended-lambda;-lineinfo>")
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-fvisibility=hidden,-fno-exceptions,-fno-threadsafe-statics;--extended-lambda;-lineinfo>")
+# Programs with CUDA kernels are linked as C++, of whose library they use nothing.
+target_link_options(plim_options INTERFACE LINKER:--as-needed)
 target_compile_definitions(plim_options INTERFACE _GNU_SOURCE)
 if(PLIMSOLL_WERROR)
   target_compile_options(plim_options INTERFACE

@@ -1,9 +1,9 @@
 /* The CUDA backend's table; opening and closing the device. */
 
 #include "cuda_internal.h"
+#include "cuda_libraries.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #define OLDEST_COMPUTE_CAPABILITY 80
 
@@ -63,6 +63,12 @@ int cuda_device_select(int device, struct plim_err *err)
     return cuda_check(cudaSetDevice(device), "choosing the device", err);
 }
 
+/* What a backend keeps in host memory, in one block. */
+struct opened {
+    struct cuda cuda;
+    struct cuda_blas blas;
+};
+
 static void cuda_close(struct backend *backend)
 {
     struct cuda *cuda = cuda_of(backend);
@@ -73,6 +79,8 @@ static void cuda_close(struct backend *backend)
         cudaStreamSynchronize(cuda->stream);
     if (cuda->side)
         cudaStreamSynchronize(cuda->side);
+    cuda_blas_release(backend);
+    cuda_staging_close(backend);
     plim_pool_free(backend->pool, cuda->step);
     if (cuda->fork)
         cudaEventDestroy(cuda->fork);
@@ -88,12 +96,15 @@ static void cuda_close(struct backend *backend)
 
 static int cuda_open(struct backend *backend, struct plim_err *err)
 {
-    struct cuda *cuda = plim_pool_calloc(backend->pool, PLIM_HOST, PLIM_TAG_METADATA, 1, sizeof *cuda, err);
+    struct opened *opened = plim_pool_calloc(backend->pool, PLIM_HOST, PLIM_TAG_METADATA, 1, sizeof *opened, err);
+    struct cuda *cuda;
 
-    if (!cuda)
+    if (!opened)
         return -1;
+    cuda = &opened->cuda;
+    cuda->blas = &opened->blas;
     backend->impl = cuda;
-    if (open_device(cuda, err) < 0)
+    if (open_device(cuda, err) < 0 || cuda_staging_open(backend, err) < 0)
         goto fail;
     cuda->step = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_METADATA, sizeof *cuda->step, err);
     if (!cuda->step)
@@ -114,7 +125,13 @@ static size_t cuda_open_bytes(const struct plim_parameters *parameters)
 static size_t cuda_open_host_bytes(const struct plim_parameters *parameters)
 {
     (void)parameters;
-    return sizeof(struct cuda);
+    return sizeof(struct opened);
+}
+
+static size_t cuda_open_staging_bytes(const struct plim_parameters *parameters)
+{
+    (void)parameters;
+    return CUDA_STAGING_BYTES;
 }
 
 const struct backend_ops cuda_backend_ops = {
@@ -140,6 +157,7 @@ const struct backend_ops cuda_backend_ops = {
 const struct backend_predict_ops cuda_backend_predict_ops = {
     .open_bytes = cuda_open_bytes,
     .open_host_bytes = cuda_open_host_bytes,
+    .open_staging_bytes = cuda_open_staging_bytes,
     .matrix_bytes = cuda_matrix_bytes,
     .matrix_host_bytes = cuda_matrix_host_bytes,
     .matrix_mapped_bytes = cuda_matrix_mapped_bytes,

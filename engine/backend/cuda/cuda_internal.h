@@ -8,6 +8,7 @@
  *   cuda_check.c       errors with context
  *   cuda_memory.c      device memory for the pool's fast tier
  *   cuda_libraries.c   cuBLAS, loaded when it is first needed
+ *   transfer.c         copies between host and device, through pinned staging
  *   cuda_kernels.cuh   what kernels share: launching, reductions, the step in device memory
  *   linear*.cu attention*.cu kv*.cu norm.cu rope.cu elementwise.cu embed.cu   operations
  *
@@ -44,6 +45,28 @@ struct cuda_step {
     uint32_t reserved[15];
 };
 
+/*
+ * Pinned memory through which everything passes between host and device: a ring of pieces, allocated from the pool (host,
+ * tag io) and pinned once. 4 pieces of 4 MiB keep the bus busy while threads fill the next, and are small beside any model.
+ */
+#define CUDA_STAGING_PIECES 4
+#define CUDA_PIECE_BYTES    ((size_t)4 << 20)
+#define CUDA_STAGING_BYTES  (CUDA_STAGING_PIECES * CUDA_PIECE_BYTES)
+
+struct cuda_staging {
+    char *memory;              /* CUDA_STAGING_BYTES */
+    char *device;              /* the same memory as the device addresses it */
+    bool pinned;
+    size_t next;
+    cudaEvent_t done[CUDA_STAGING_PIECES];   /* the device is done with the piece's last contents */
+};
+
+/* A piece that was taken: the host fills it (or has it filled), work on cuda->stream uses it, then it is marked used. */
+struct cuda_piece {
+    size_t index;
+    char *host, *device;
+};
+
 struct cuda {
     int device;
     char name[128];            /* "NVIDIA H100 80GB HBM3" */
@@ -59,7 +82,8 @@ struct cuda {
     bool in_step;              /* a decode step is being captured, or run in its form */
     struct cuda_step *step;    /* device, tag metadata */
 
-    struct cuda_blas *blas;    /* NULL until first needed: cuda_blas() */
+    struct cuda_staging staging;
+    struct cuda_blas *blas;    /* its library is loaded when first needed: cuda_libraries.h */
 };
 
 static inline struct cuda *cuda_of(const struct backend *backend)
@@ -137,10 +161,22 @@ int cuda_act_mul(struct backend *backend, enum activation activation, float *gat
 int cuda_add(struct backend *backend, float *x, const float *y, float scale, size_t n, struct plim_err *err);
 int cuda_softcap(struct backend *backend, float *x, float cap, size_t n, struct plim_err *err);
 
-/* transfer.c: through pinned staging where the host's memory is pageable; `upload` may return before the copy is done,
-   but not before `host` has been read. */
+/* transfer.c: `upload` may return before the copy is done, but not before `host` has been read. */
 int cuda_upload(struct backend *backend, void *device, const void *host, size_t bytes, struct plim_err *err);
 int cuda_download(struct backend *backend, void *host, const void *device, size_t bytes, struct plim_err *err);
+
+int cuda_staging_open(struct backend *backend, struct plim_err *err);
+void cuda_staging_close(struct backend *backend);
+
+/* The next piece of the ring, once the device is done with what was in it; at most CUDA_PIECE_BYTES. */
+int cuda_staging_take(struct cuda *cuda, struct cuda_piece *piece, struct plim_err *err);
+
+/* Says that everything that uses the piece has been put on cuda->stream. */
+int cuda_staging_used(struct cuda *cuda, const struct cuda_piece *piece, struct plim_err *err);
+
+/* out = staged * scale: n elements of an embedding's type in memory that the device can read (staging), widened. */
+int cuda_widen(struct cuda *cuda, enum dtype dtype, const void *staged, float scale, size_t n, float *out,
+               struct plim_err *err);
 
 #ifdef __cplusplus
 }
