@@ -15,8 +15,12 @@
  * (factor, invert, factor again) takes three passes and two more matrices. The original H survives in the upper
  * triangle until the factorisation has succeeded, so a retry with more damping starts from it.
  *
- * Matrices are fp32, row-major, in the fast or the slow tier. Results do not depend on the number of threads: work is
- * cut into pieces of fixed size, and each piece is computed by one thread with single-threaded BLAS.
+ * Matrices are fp32, row-major. Pointers marked "device" are in the pool's fast tier; on a backend whose fast tier is the
+ * host's memory, the matrices may be in the slow tier as well. Operations run in order, and one may return before it is
+ * done: `wait` waits. Scratch comes from the pool's fast tier (tag workspace), as many bytes as the *_bytes functions say.
+ *
+ * Results do not depend on the number of threads or on any memory bound: work is cut into pieces of fixed size, and sums
+ * are taken in a fixed order.
  */
 
 #include <stddef.h>
@@ -31,13 +35,18 @@ struct group_scales {
 };
 
 struct quantize_ops {
-    /* Upper triangle of h [K, K] += x^T x; x [rows, K]. */
+    /* Upper triangle of h [K, K] += x^T x; x [rows, K]; both device. What lies below the diagonal is undefined then. */
     int (*hessian_add)(struct backend *backend, float *h, const float *x, size_t rows, size_t in_features,
                        struct plim_err *err);
 
+    /* Upper triangle of h (device) /= row_count; none: the identity's diagonal instead. `diagonal` [K], host: as it is then. */
+    int (*hessian_scale)(struct backend *backend, float *h, size_t in_features, uint64_t row_count, float *diagonal,
+                         struct plim_err *err);
+
     /*
      * Lower triangle and diagonal of h = the matrix in the upper triangle with rows and columns taken in `order`, plus
-     * `damping` on the diagonal. `diagonal` [K] holds H's own diagonal, which this overwrites in h.
+     * `damping` on the diagonal. `diagonal` [K] holds H's own diagonal, which this overwrites in h. h is device, or in the
+     * slow tier; the others are the host's.
      */
     int (*hessian_permute)(struct backend *backend, float *h, const float *diagonal, const uint16_t *order,
                            size_t in_features, float damping, struct plim_err *err);
@@ -52,8 +61,15 @@ struct quantize_ops {
     int (*invert_and_reverse)(struct backend *backend, float *h, size_t in_features, struct plim_err *err);
 
     /*
+     * w [K, N] (device) = the layer's weights, widened: row i is input feature order[i] (host), columns are the outputs,
+     * padded with zeros to `padded` (N).
+     */
+    int (*gather_weights)(struct backend *backend, const struct linear_source *source, const uint16_t *order,
+                          size_t padded, float *w, struct plim_err *err);
+
+    /*
      * The scale search of one group (format notes, 6.5): w [rows, N] -> levels [N] in 1..16 and the group's maximum,
-     * over 97 candidates with the error's 3.5th power.
+     * over 97 candidates with the error's 3.5th power. All device, `scales` too, here and below.
      */
     int (*scale_search)(struct backend *backend, const float *w, size_t rows, size_t out_features, unsigned bits,
                         uint8_t *levels, struct group_scales *scales, struct plim_err *err);
@@ -70,13 +86,25 @@ struct quantize_ops {
     /* rest [rest_rows, N] -= u^T errors; u [rows, rest_rows] with stride u_stride, errors [rows, N]. */
     int (*spread_errors)(struct backend *backend, float *rest, size_t rest_rows, size_t out_features, const float *u,
                          size_t u_stride, const float *errors, size_t rows, struct plim_err *err);
+
+    /* Codes and levels of one group as they are stored: q_weight [rows * bits / 32, N], q_scale [N / 8], both device. */
+    int (*pack_group)(struct backend *backend, const uint8_t *codes, const uint8_t *levels, size_t rows,
+                      size_t out_features, unsigned bits, uint32_t *q_weight, uint32_t *q_scale, struct plim_err *err);
+
+    /* Returns when all that was asked for is done. NULL: an operation is done when it returns. */
+    int (*wait)(struct backend *backend, struct plim_err *err);
+
+    /* Bytes of scratch; NULL: none. `hessian_bytes`: of adding `rows` rows; `order_bytes`: of scaling and permuting. */
+    size_t (*hessian_bytes)(size_t rows, size_t in_features);
+    size_t (*order_bytes)(size_t in_features);
+    size_t (*cholesky_bytes)(size_t in_features);
+    size_t (*invert_bytes)(size_t in_features);
+    size_t (*gather_bytes)(enum dtype dtype, size_t in_features, size_t padded);
+    size_t (*search_bytes)(size_t out_features);
+    size_t (*spread_bytes)(void);
 };
 
 /* NULL when the backend of that name has no quantizer. */
 const struct quantize_ops *backend_quantize_ops(const char *name);
-
-/* Bytes that invert_and_reverse and scale_search allocate (tag workspace). */
-size_t quantize_invert_scratch_bytes(size_t in_features);
-size_t quantize_search_scratch_bytes(size_t out_features);
 
 #endif

@@ -22,7 +22,12 @@ int block_run_open(struct block_run *run, struct plim_model *model, size_t lengt
     run->values = run->keys ? alloc(run, PLIM_TAG_KV_CACHE, cache_bytes, err) : NULL;
     run->hidden = run->values ? alloc(run, PLIM_TAG_ACTIVATIONS, chunk_tokens(run) * c->hidden_size * sizeof(float), err)
                               : NULL;
-    if (!run->hidden || block_scratch_open(&run->block, chunk_tokens(run), err) < 0) {
+    if (run->hidden && run->block.ops->unified_memory)
+        run->host_hidden = run->hidden;
+    else if (run->hidden)
+        run->host_hidden = plim_pool_alloc(run->block.backend->pool, PLIM_HOST, PLIM_TAG_ACTIVATIONS,
+                                           chunk_tokens(run) * c->hidden_size * sizeof(float), err);
+    if (!run->host_hidden || block_scratch_open(&run->block, chunk_tokens(run), err) < 0) {
         block_run_close(run);
         return -1;
     }
@@ -36,6 +41,8 @@ void block_run_close(struct block_run *run)
         return;
     struct plim_pool *pool = run->block.backend->pool;
     block_scratch_close(&run->block);
+    if (run->host_hidden != run->hidden)
+        plim_pool_free(pool, run->host_hidden);
     plim_pool_free(pool, run->hidden);
     plim_pool_free(pool, run->values);
     plim_pool_free(pool, run->keys);
@@ -58,7 +65,10 @@ int block_run_row(struct block_run *run, const struct layer *layer, enum block_k
         } else if (block_mlp(b, layer, err) < 0) {
             return -1;
         }
-        if (output(context, b->first, b->rows, run->hidden, err) < 0)
+        if (run->host_hidden != run->hidden &&
+            b->ops->download(b->backend, run->host_hidden, run->hidden, b->rows * width * sizeof *in, err) < 0)
+            return -1;
+        if (output(context, b->first, b->rows, run->host_hidden, err) < 0)
             return -1;
     }
     return 0;

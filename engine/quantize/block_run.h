@@ -18,7 +18,8 @@ enum block_kind { BLOCK_ATTENTION, BLOCK_MLP };
 struct block_run {
     struct block block;
     void *keys, *values;        /* [length, kv_heads * head_dim] */
-    float *hidden;              /* [chunk, hidden_size] */
+    float *hidden;              /* [chunk, hidden_size], device */
+    float *host_hidden;         /* the same for the host: `hidden` itself, where the host reaches it */
     size_t length;
 };
 

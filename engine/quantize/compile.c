@@ -411,7 +411,7 @@ int compile_output(struct conversion *c, struct plim_err *err)
 
     conversion_progress(c, "writing the model");
     plim_pool_set_scope(c->pool, "compile");
-    meter_start(&c->meter, c->pool);
+    meter_start(&c->meter, &c->engine->backend);
     meter_enter(&c->meter, PLIM_QUANTIZE_WRITE);
     if (plim_make_directories(directory, err) < 0)
         return -1;

@@ -4,12 +4,21 @@
 #include "plimsoll/units.h"
 #include "quantize_ops.h"
 
-/* Buffers of one group, sized for the layout's largest. */
+/* Device memory: buffers of one group, sized for the layout's largest, and what it becomes. */
 struct group_buffers {
     uint8_t *codes;     /* [rows, N] */
     float *errors;      /* [rows, N]; NULL when rounding to nearest */
     uint8_t *levels;    /* [N] */
+    /* All groups': the result's own arrays, and a single group's scales, where the host reaches device memory. */
+    uint32_t *q_weight, *q_scale;
+    struct group_scales *scales;
+    struct group_scales own_scales;
 };
+
+static bool is_unified(const struct backend *backend)
+{
+    return backend->ops->unified_memory;
+}
 
 void gptq_result_release(struct gptq_result *result, struct plim_pool *pool)
 {
@@ -37,15 +46,25 @@ struct exl2_tensors gptq_result_tensors(const struct gptq_result *r, const char 
     };
 }
 
+static size_t weight_bytes(const struct gptq_result *r)
+{
+    return r->word_rows * r->out_features * sizeof *r->q_weight;
+}
+
+static size_t scale_bytes(const struct gptq_result *r)
+{
+    return r->group_count * r->out_features / 8 * sizeof *r->q_scale;
+}
+
 static void *weights_alloc(struct plim_pool *pool, size_t bytes, struct plim_err *err)
 {
-    return plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WEIGHTS, bytes, err);
+    return plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_WEIGHTS, bytes, err);
 }
 
 static int result_alloc(struct gptq_result *r, struct plim_pool *pool, struct plim_err *err)
 {
-    if (!(r->q_weight = weights_alloc(pool, r->word_rows * r->out_features * sizeof *r->q_weight, err)) ||
-        !(r->q_scale = weights_alloc(pool, r->group_count * r->out_features / 8 * sizeof *r->q_scale, err)) ||
+    if (!(r->q_weight = weights_alloc(pool, weight_bytes(r), err)) ||
+        !(r->q_scale = weights_alloc(pool, scale_bytes(r), err)) ||
         !(r->q_scale_max = weights_alloc(pool, r->group_count * sizeof *r->q_scale_max, err)) ||
         !(r->q_groups = weights_alloc(pool, 2 * r->group_count * sizeof *r->q_groups, err)) ||
         !(r->q_invperm = weights_alloc(pool, r->in_features * sizeof *r->q_invperm, err)))
@@ -61,17 +80,44 @@ static uint32_t largest_group(const struct exl2_layout *layout)
     return rows;
 }
 
-static void buffers_free(struct group_buffers *buffers, struct plim_pool *pool)
+static void buffers_free(struct group_buffers *buffers, struct backend *backend)
 {
+    struct plim_pool *pool = backend->pool;
     plim_pool_free(pool, buffers->codes);
     plim_pool_free(pool, buffers->errors);
     plim_pool_free(pool, buffers->levels);
+    if (is_unified(backend))
+        return;
+    plim_pool_free(pool, buffers->q_weight);
+    plim_pool_free(pool, buffers->q_scale);
+    plim_pool_free(pool, buffers->scales);
+}
+
+static void *stage_alloc(struct backend *backend, size_t bytes, struct plim_err *err)
+{
+    return plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, bytes, err);
+}
+
+/* Where packed groups go: on another tier than the result's they are collected, and brought over in one go. */
+static int stage_open(struct group_buffers *buffers, struct backend *backend, const struct gptq_result *r,
+                      struct plim_err *err)
+{
+    if (is_unified(backend)) {
+        buffers->q_weight = r->q_weight;
+        buffers->q_scale = r->q_scale;
+        buffers->scales = &buffers->own_scales;
+        return 0;
+    }
+    if (!(buffers->q_weight = stage_alloc(backend, weight_bytes(r), err)) ||
+        !(buffers->q_scale = stage_alloc(backend, scale_bytes(r), err)) ||
+        !(buffers->scales = stage_alloc(backend, r->group_count * sizeof *buffers->scales, err)))
+        return -1;
+    return 0;
 }
 
 static int buffers_alloc(struct group_buffers *buffers, struct plim_pool *pool, size_t rows, size_t columns,
                          bool with_errors, struct plim_err *err)
 {
-    *buffers = (struct group_buffers){ 0 };
     buffers->codes = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, rows * columns, err);
     buffers->levels = buffers->codes ? plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, columns, err) : NULL;
     if (buffers->levels && with_errors)
@@ -80,55 +126,88 @@ static int buffers_alloc(struct group_buffers *buffers, struct plim_pool *pool, 
     return buffers->levels && (buffers->errors || !with_errors) ? 0 : -1;
 }
 
-size_t gptq_scratch_bytes(const struct exl2_layout *layout, size_t in_features, size_t out_features)
+size_t gptq_scratch_bytes(const struct quantize_ops *ops, const struct exl2_layout *layout, size_t in_features,
+                          size_t out_features)
 {
     size_t groups = exl2_layout_groups(layout, in_features, NULL);
     /* The format's own size counts just what the result's arrays hold. */
     size_t stored = (size_t)(exl2_layout_bits(layout, in_features, out_features) / 8);
     size_t buffers = largest_group(layout) * out_features * (1 + sizeof(float)) + out_features;
-    return stored + groups * sizeof(struct exl2_group) + buffers + quantize_search_scratch_bytes(out_features);
+    return stored + groups * sizeof(struct exl2_group) + buffers + ops->search_bytes(out_features);
+}
+
+/* The time once everything asked for so far is done. */
+static int time_done(struct backend *backend, const struct quantize_ops *ops, uint64_t *ns, struct plim_err *err)
+{
+    int rc = ops->wait ? ops->wait(backend, err) : 0;
+    *ns = plim_now_ns();
+    return rc;
 }
 
 static int quantise_group(struct gptq_result *r, float *w, const struct exl2_group *group, size_t g,
-                          const struct hessian *hessian, const struct group_buffers *buffers, struct plim_err *err)
+                          const struct hessian *hessian, struct group_buffers *buffers, struct plim_err *err)
 {
     struct backend *backend = hessian->backend;
     const struct quantize_ops *ops = backend_quantize_ops(backend->ops->name);
     size_t k = r->in_features, n = r->out_features, first = group->first_row, rows = group->row_count;
     const float *u = buffers->errors ? hessian->matrix + first * k + first : NULL;
-    struct group_scales scales;
+    struct group_scales *scales = is_unified(backend) ? buffers->scales : buffers->scales + g;
+    uint64_t start = plim_now_ns(), searched, quantised, spread, packed;
 
-    uint64_t start = plim_now_ns();
-    if (ops->scale_search(backend, w + first * n, rows, n, group->bits, buffers->levels, &scales, err) < 0)
+    if (ops->scale_search(backend, w + first * n, rows, n, group->bits, buffers->levels, scales, err) < 0 ||
+        time_done(backend, ops, &searched, err) < 0)
         return -1;
-    uint64_t searched = plim_now_ns();
-    if (ops->quantise_rows(backend, w + first * n, rows, n, group->bits, buffers->levels, &scales, u, k,
-                           buffers->codes, buffers->errors, err) < 0)
+    if (ops->quantise_rows(backend, w + first * n, rows, n, group->bits, buffers->levels, scales, u, k, buffers->codes,
+                           buffers->errors, err) < 0 ||
+        time_done(backend, ops, &quantised, err) < 0)
         return -1;
-    uint64_t quantised = plim_now_ns();
     if (u && first + rows < k &&
         ops->spread_errors(backend, w + (first + rows) * n, k - first - rows, n, u + rows, k, buffers->errors, rows,
                            err) < 0)
         return -1;
-    uint64_t spread = plim_now_ns();
-
-    exl2_pack_rows(buffers->codes, rows, n, group->bits, r->q_weight + group->first_word * n);
-    exl2_pack_scales(buffers->levels, n, r->q_scale + g * n / 8);
-    r->q_scale_max[g] = scales.scale_max;
+    if (time_done(backend, ops, &spread, err) < 0)
+        return -1;
+    if (ops->pack_group(backend, buffers->codes, buffers->levels, rows, n, group->bits,
+                        buffers->q_weight + group->first_word * n, buffers->q_scale + g * n / 8, err) < 0 ||
+        time_done(backend, ops, &packed, err) < 0)
+        return -1;
+    if (is_unified(backend))
+        r->q_scale_max[g] = scales->scale_max;
     r->q_groups[2 * g] = (int16_t)group->bits;
     r->q_groups[2 * g + 1] = (int16_t)group->first_word;
 
     r->search_ns += searched - start;
     r->quantise_ns += quantised - searched;
     r->spread_ns += spread - quantised;
-    r->pack_ns += plim_now_ns() - spread;
+    r->pack_ns += packed - spread;
     return 0;
+}
+
+/* Brings the packed groups over. */
+static int collect(struct gptq_result *r, const struct group_buffers *buffers, struct backend *backend,
+                   struct plim_err *err)
+{
+    size_t bytes = r->group_count * sizeof *buffers->scales;
+    uint64_t start = plim_now_ns();
+
+    if (is_unified(backend))
+        return 0;
+    struct group_scales *scales = plim_pool_alloc(backend->pool, PLIM_HOST, PLIM_TAG_WORKSPACE, bytes, err);
+    int rc = !scales || backend->ops->download(backend, r->q_weight, buffers->q_weight, weight_bytes(r), err) < 0 ||
+             backend->ops->download(backend, r->q_scale, buffers->q_scale, scale_bytes(r), err) < 0 ||
+             backend->ops->download(backend, scales, buffers->scales, bytes, err) < 0;
+    for (size_t g = 0; !rc && g < r->group_count; g++)
+        r->q_scale_max[g] = scales[g].scale_max;
+    plim_pool_free(backend->pool, scales);
+    r->pack_ns += plim_now_ns() - start;
+    return rc ? -1 : 0;
 }
 
 int gptq_quantise(struct gptq_result *result, float *w, size_t out_features, const struct hessian *hessian,
                   const struct exl2_layout *layout, bool round_to_nearest, struct plim_err *err)
 {
-    struct plim_pool *pool = hessian->backend->pool;
+    struct backend *backend = hessian->backend;
+    struct plim_pool *pool = backend->pool;
     size_t k = hessian->in_features;
     struct group_buffers buffers = { 0 };
     struct exl2_group *groups = NULL;
@@ -149,16 +228,18 @@ int gptq_quantise(struct gptq_result *result, float *w, size_t out_features, con
         goto out;
     }
     if (result_alloc(result, pool, err) < 0 ||
-        buffers_alloc(&buffers, pool, largest_group(layout), out_features, !round_to_nearest, err) < 0)
+        buffers_alloc(&buffers, pool, largest_group(layout), out_features, !round_to_nearest, err) < 0 ||
+        stage_open(&buffers, backend, result, err) < 0)
         goto out;
     for (size_t i = 0; i < k; i++)
         result->q_invperm[hessian->order[i]] = (int32_t)i;
     for (size_t g = 0; g < result->group_count; g++)
         if (quantise_group(result, w, &groups[g], g, hessian, &buffers, err) < 0)
             goto out;
-    rc = 0;
+    rc = collect(result, &buffers, backend, err);
+
 out:
-    buffers_free(&buffers, pool);
+    buffers_free(&buffers, backend);
     plim_pool_free(pool, groups);
     if (rc < 0)
         gptq_result_release(result, pool);

@@ -14,7 +14,9 @@
 #include "exl2.h"
 #include "hessian.h"
 
-/* A quantised layer, as it will stand in the file. One owner; pool memory tagged weights. */
+struct quantize_ops;
+
+/* A quantised layer, as it will stand in the file. One owner; the host's memory, tagged weights. */
 struct gptq_result {
     size_t in_features, out_features;     /* K; N padded to a multiple of 32 */
     size_t group_count, word_rows;
@@ -27,7 +29,7 @@ struct gptq_result {
 };
 
 /*
- * Quantises w [K, N] (rows already in `hessian->order`, columns padded with zeros to a multiple of 32; overwritten).
+ * Quantises w [K, N], device (rows already in `hessian->order`, columns padded with zeros to a multiple of 32; overwritten).
  * With `round_to_nearest` the Hessian gives the order only and need not be factored (hessian_order). On failure `result` is empty.
  */
 int gptq_quantise(struct gptq_result *result, float *w, size_t out_features, const struct hessian *hessian,
@@ -38,7 +40,11 @@ void gptq_result_release(struct gptq_result *result, struct plim_pool *pool);
 /* The result as the raw tensors that exl2_matrix_init reads. Borrowed. */
 struct exl2_tensors gptq_result_tensors(const struct gptq_result *result, const char *name);
 
-/* Peak bytes beside the Hessian and w: what gptq_quantise allocates, result included. */
-size_t gptq_scratch_bytes(const struct exl2_layout *layout, size_t in_features, size_t out_features);
+/*
+ * Peak bytes beside the Hessian and w: what gptq_quantise allocates, result included, on a backend whose device memory is
+ * the host's.
+ */
+size_t gptq_scratch_bytes(const struct quantize_ops *ops, const struct exl2_layout *layout, size_t in_features,
+                          size_t out_features);
 
 #endif

@@ -2,7 +2,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "plimsoll/clock.h"
 #include "plimsoll/units.h"
@@ -61,22 +60,15 @@ int hessian_add_piece(struct hessian *hessian, const float *x, size_t rows, bool
 static int normalise(struct hessian *h, const char *name, struct plim_err *err)
 {
     size_t k = h->in_features;
-    float divisor = (float)h->row_count;
     double sum = 0;
-    if (h->row_count == 0) {
-        for (size_t i = 0; i < k; i++)
-            h->matrix[i * k + i] = 1.0f;
-    } else if (h->row_count > 1) {
-        for (size_t i = 0; i < k; i++)
-            for (size_t j = i; j < k; j++)
-                h->matrix[i * k + j] /= divisor;
-    }
+
+    if (ops_of(h)->hessian_scale(h->backend, h->matrix, k, h->row_count, h->diagonal, err) < 0)
+        return -1;
     for (size_t i = 0; i < k; i++) {
-        float value = h->matrix[i * k + i];
+        float value = h->diagonal[i];
         if (!isfinite(value))
             return plim_err_input(err, "%s: the Hessian's diagonal is %g at input feature %zu; the activations that "
                                   "reach this layer hold NaN or infinity, or overflow", name, (double)value, i);
-        h->diagonal[i] = value;
         sum += (double)value;
     }
     h->diagonal_mean = sum / (double)k;
@@ -100,7 +92,7 @@ static int order_features(struct hessian *h, struct plim_err *err)
 {
     struct plim_pool *pool = h->backend->pool;
     struct ranked_feature *ranked =
-        plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, h->in_features * sizeof *ranked, err);
+        plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_WORKSPACE, h->in_features * sizeof *ranked, err);
     if (!ranked)
         return -1;
     for (size_t i = 0; i < h->in_features; i++)
@@ -115,14 +107,26 @@ static int order_features(struct hessian *h, struct plim_err *err)
 /* Moves the matrix to the other tier: the old block is freed before the new one is touched by anybody else. */
 static int move_to_tier(struct hessian *h, enum plim_tier tier, struct plim_err *err)
 {
+    const struct backend_ops *ops = h->backend->ops;
     struct plim_pool *pool = h->backend->pool;
     float *moved = plim_pool_alloc(pool, tier, PLIM_TAG_HESSIAN, matrix_bytes(h), err);
     if (!moved)
         return -1;
-    memcpy(moved, h->matrix, matrix_bytes(h));
-    plim_pool_free(pool, h->matrix);
-    h->matrix = moved;
-    return 0;
+    int rc = tier == PLIM_SLOW ? ops->download(h->backend, moved, h->matrix, matrix_bytes(h), err)
+                               : ops->upload(h->backend, moved, h->matrix, matrix_bytes(h), err);
+    plim_pool_free(pool, rc < 0 ? moved : h->matrix);
+    if (rc == 0)
+        h->matrix = moved;
+    return rc;
+}
+
+/* The time once everything asked for so far is done. A wait that fails is said by whoever comes next. */
+static uint64_t time_done(const struct hessian *h)
+{
+    struct plim_err unsaid = PLIM_ERR_INIT;
+    if (ops_of(h)->wait)
+        (void)ops_of(h)->wait(h->backend, &unsaid);
+    return plim_now_ns();
 }
 
 /* Since the last call: the peak of this phase. */
@@ -160,11 +164,11 @@ static int attempt(struct hessian *h, const uint16_t *reversed, float damping, b
     take_phase_peak(pool, report->permute_peak_bytes, report);
     if (offload && move_to_tier(h, PLIM_FAST, err) < 0)
         return -1;
-    report->permute_ns += plim_now_ns() - start;
+    uint64_t permuted = time_done(h);
+    report->permute_ns += permuted - start;
 
-    start = plim_now_ns();
     int rc = ops->cholesky(h->backend, h->matrix, h->in_features, err);
-    report->cholesky_ns += plim_now_ns() - start;
+    report->cholesky_ns += time_done(h) - permuted;
     return rc;
 }
 
@@ -172,9 +176,9 @@ int hessian_order(struct hessian *hessian, const char *name, struct plim_err *er
 {
     struct plim_pool *pool = hessian->backend->pool;
     size_t k = hessian->in_features;
-    hessian->diagonal = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_HESSIAN, k * sizeof *hessian->diagonal, err);
+    hessian->diagonal = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_HESSIAN, k * sizeof *hessian->diagonal, err);
     hessian->order = hessian->diagonal
-                         ? plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_HESSIAN, k * sizeof *hessian->order, err)
+                         ? plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_HESSIAN, k * sizeof *hessian->order, err)
                          : NULL;
     if (!hessian->order || normalise(hessian, name, err) < 0)
         return -1;
@@ -205,7 +209,7 @@ int hessian_factor(struct hessian *hessian, const char *name, int64_t offload_th
 
     *report = (struct hessian_report){ .offloaded = hessian->tier == PLIM_FAST &&
                                                     (int64_t)(k * k) > offload_threshold_elements };
-    uint16_t *reversed = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, k * sizeof *reversed, err);
+    uint16_t *reversed = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_WORKSPACE, k * sizeof *reversed, err);
     if (!reversed)
         return -1;
     for (size_t i = 0; i < k; i++)
@@ -220,7 +224,7 @@ int hessian_factor(struct hessian *hessian, const char *name, int64_t offload_th
 
     uint64_t start = plim_now_ns();
     rc = ops_of(hessian)->invert_and_reverse(hessian->backend, hessian->matrix, k, err);
-    report->invert_ns = plim_now_ns() - start;
+    report->invert_ns = time_done(hessian) - start;
     take_phase_peak(pool, report->factor_peak_bytes, report);
     return rc;
 }

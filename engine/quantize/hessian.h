@@ -27,7 +27,7 @@ struct hessian {
     struct backend *backend;
     enum plim_tier tier;         /* where the matrix stays: the fast one, unless there is no room for it */
     size_t in_features;          /* K */
-    float *matrix;               /* [K, K]: H in the upper triangle, after hessian_factor U */
+    float *matrix;               /* [K, K]: H in the upper triangle, after hessian_factor U; the rest is the host's */
     uint64_t row_count;          /* calibration rows (sequences) added */
     uint16_t *order;             /* [K], after hessian_order: packed row -> input feature */
     float *diagonal;             /* [K], after hessian_order, until hessian_factor */
@@ -52,7 +52,7 @@ int hessian_init_on(struct hessian *hessian, struct backend *backend, enum plim_
                     struct plim_err *err);
 void hessian_release(struct hessian *hessian);
 
-/* Adds x^T x of one calibration row (a sequence): x [rows, K] fp32. */
+/* Adds x^T x of one calibration row (a sequence): x [rows, K] fp32, device. */
 int hessian_add(struct hessian *hessian, const float *x, size_t rows, struct plim_err *err);
 /* The same for a piece of a sequence, in order; `first` tells where one begins. Other pieces are other sums: fix them. */
 int hessian_add_piece(struct hessian *hessian, const float *x, size_t rows, bool first, struct plim_err *err);

@@ -22,16 +22,41 @@ struct layer_run {
     float *spread;          /* [K] of each feature */
     uint16_t *weight;       /* fp16 [N, K] */
     float *x;               /* [length, K] one sequence */
+    float *piece;           /* device memory that isn't the host's: [PIECE_TOKENS or length, K] of x; else NULL */
 };
 
-static void *alloc(struct layer_run *r, enum plim_tag tag, size_t count, size_t size, struct plim_err *err)
+/* Tokens that are in device memory at a time. */
+#define PIECE_TOKENS ((size_t)256)
+
+static bool is_unified(const struct layer_run *r)
+{
+    return r->backend->ops->unified_memory;
+}
+
+static void *alloc_on(struct layer_run *r, enum plim_tier tier, enum plim_tag tag, size_t count, size_t size,
+                      struct plim_err *err)
 {
     size_t bytes;
     if (!plim_size_mul(count, size, &bytes)) {
         plim_err_input(err, "the layer is too large");
         return NULL;
     }
-    return plim_pool_alloc(r->engine->pool, PLIM_FAST, tag, bytes, err);
+    return plim_pool_alloc(r->engine->pool, tier, tag, bytes, err);
+}
+
+static void *alloc(struct layer_run *r, enum plim_tag tag, size_t count, size_t size, struct plim_err *err)
+{
+    return alloc_on(r, PLIM_HOST, tag, count, size, err);
+}
+
+/* Tokens first .. first + tokens - 1 of x in device memory, until the next call. */
+static const float *device_tokens(struct layer_run *r, size_t first, size_t tokens, struct plim_err *err)
+{
+    size_t k = r->options->in_features;
+    if (is_unified(r))
+        return r->x + first * k;
+    return r->backend->ops->upload(r->backend, r->piece, r->x + first * k, tokens * k * sizeof *r->x, err) < 0 ? NULL
+                                                                                                           : r->piece;
 }
 
 /* Features of log-normal spread, and one component that all share, as activations have. */
@@ -55,6 +80,9 @@ static int make_spread(struct layer_run *r, struct plim_err *err)
     if (!(r->spread = alloc(r, PLIM_TAG_CALIBRATION, k, sizeof *r->spread, err)) ||
         !(r->x = alloc(r, PLIM_TAG_CALIBRATION, r->options->length * k, sizeof *r->x, err)))
         return -1;
+    if (!is_unified(r) && !(r->piece = alloc_on(r, PLIM_FAST, PLIM_TAG_CALIBRATION,
+                                                plim_min(PIECE_TOKENS, r->options->length) * k, sizeof *r->piece, err)))
+        return -1;
     plim_random_seed(&random, r->options->seed, STREAM_SPREAD);
     for (size_t i = 0; i < k; i++)
         r->spread[i] = expf(0.7f * (float)plim_random_normal(&random));
@@ -75,6 +103,19 @@ static int make_weights(struct layer_run *r, struct plim_err *err)
     return 0;
 }
 
+/* A sequence in one piece, or in the pieces that it has on the device. */
+static int add_sequence(struct layer_run *r, struct hessian *h, struct plim_err *err)
+{
+    size_t length = r->options->length, piece = is_unified(r) ? length : PIECE_TOKENS;
+    for (size_t t = 0; t < length; t += piece) {
+        size_t tokens = plim_min(piece, length - t);
+        const float *x = device_tokens(r, t, tokens, err);
+        if (!x || hessian_add_piece(h, x, tokens, t == 0, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 static int make_hessian(struct layer_run *r, struct hessian *h, struct hessian_report *report, struct plim_err *err)
 {
     if (hessian_init(h, r->backend, r->options->in_features, err) < 0)
@@ -83,7 +124,7 @@ static int make_hessian(struct layer_run *r, struct hessian *h, struct hessian_r
         meter_enter(&r->meter, PLIM_QUANTIZE_OTHER);
         make_row(r, row);
         meter_enter(&r->meter, PLIM_QUANTIZE_HESSIAN);
-        if (hessian_add(h, r->x, r->options->length, err) < 0)
+        if (add_sequence(r, h, err) < 0)
             return -1;
     }
     if (hessian_order(h, "layer", err) < 0)
@@ -103,27 +144,33 @@ static int measure_error(struct layer_run *r, const struct linear_source *dense,
 {
     enum { PIECE = 64 };
     const struct backend_ops *ops = r->backend->ops;
-    size_t k = r->options->in_features, n = r->options->out_features, length = r->options->length;
+    size_t n = r->options->out_features, length = r->options->length;
     struct linear_source source = quantised_source(dense, result);
     struct matrix before = { 0 }, after = { 0 };
     double difference = 0, reference = 0;
     int rc = -1;
 
-    float *y = alloc(r, PLIM_TAG_ACTIVATIONS, 2 * PIECE * n, sizeof *y, err);
-    if (!y || ops->matrix_init(r->backend, &before, dense, err) < 0 ||
+    float *y = alloc_on(r, PLIM_FAST, PLIM_TAG_ACTIVATIONS, 2 * PIECE * n, sizeof *y, err);
+    float *host = y && !is_unified(r) ? alloc(r, PLIM_TAG_ACTIVATIONS, 2 * PIECE * n, sizeof *y, err) : y;
+    if (!host || ops->matrix_init(r->backend, &before, dense, err) < 0 ||
         ops->matrix_init(r->backend, &after, &source, err) < 0)
         goto out;
     for (size_t row = 0; row < r->options->rows; row++) {
         make_row(r, row);
         for (size_t t = 0; t < length; t += PIECE) {
             size_t tokens = plim_min((size_t)PIECE, length - t);
-            if (ops->linear(r->backend, &before, r->x + t * k, tokens, y, false, err) < 0 ||
-                ops->linear(r->backend, &after, r->x + t * k, tokens, y + PIECE * n, false, err) < 0)
+            const float *x = device_tokens(r, t, tokens, err);
+            if (!x || ops->linear(r->backend, &before, x, tokens, y, false, err) < 0 ||
+                ops->linear(r->backend, &after, x, tokens, y + PIECE * n, false, err) < 0)
+                goto out;
+            if (host != y &&
+                (ops->download(r->backend, host, y, tokens * n * sizeof *y, err) < 0 ||
+                 ops->download(r->backend, host + PIECE * n, y + PIECE * n, tokens * n * sizeof *y, err) < 0))
                 goto out;
             for (size_t i = 0; i < tokens * n; i++) {
-                double d = (double)y[PIECE * n + i] - (double)y[i];
+                double d = (double)host[PIECE * n + i] - (double)host[i];
                 difference += d * d;
-                reference += (double)y[i] * (double)y[i];
+                reference += (double)host[i] * (double)host[i];
             }
         }
     }
@@ -135,6 +182,8 @@ out:
         ops->matrix_release(r->backend, &after);
     if (before.impl)
         ops->matrix_release(r->backend, &before);
+    if (host != y)
+        plim_pool_free(r->engine->pool, host);
     plim_pool_free(r->engine->pool, y);
     return rc;
 }
@@ -153,15 +202,24 @@ static int take_digest(const struct gptq_result *result, char text[33], struct p
     return 0;
 }
 
-static int digest_factor(const struct hessian *h, char text[33], struct plim_err *err)
+/* A row of the factor at a time, where the host doesn't reach it: x holds one, and isn't needed any more. */
+static int digest_factor(struct layer_run *r, const struct hessian *h, char text[33], struct plim_err *err)
 {
+    size_t k = h->in_features;
     struct digest *digest = digest_begin(err);
-    if (!digest)
-        return -1;
-    digest_add(digest, h->matrix, h->in_features * h->in_features * sizeof *h->matrix);
-    digest_add(digest, h->order, h->in_features * sizeof *h->order);
+    int rc = digest ? 0 : -1;
+
+    if (digest && is_unified(r))
+        digest_add(digest, h->matrix, k * k * sizeof *h->matrix);
+    for (size_t row = 0; rc == 0 && !is_unified(r) && row < k; row++) {
+        rc = r->backend->ops->download(r->backend, r->x, h->matrix + row * k, k * sizeof *r->x, err);
+        if (rc == 0)
+            digest_add(digest, r->x, k * sizeof *r->x);
+    }
+    if (digest)
+        digest_add(digest, h->order, k * sizeof *h->order);
     digest_end(digest, text);
-    return 0;
+    return rc;
 }
 
 static void take_report(struct plim_quantize_layer_result *out, const struct hessian_report *report)
@@ -184,12 +242,12 @@ static int run_factor(struct layer_run *r, struct plim_quantize_layer_result *ou
 
     if (make_spread(r, err) < 0)
         goto out;
-    meter_start(&r->meter, r->engine->pool);
+    meter_start(&r->meter, r->backend);
     if (make_hessian(r, &h, &report, err) < 0)
         goto out;
     stop_meter(r, out);
     take_report(out, &report);
-    rc = digest_factor(&h, out->digest, err);
+    rc = digest_factor(r, &h, out->digest, err);
 
 out:
     hessian_release(&h);
@@ -215,7 +273,7 @@ static int run_layer(struct layer_run *r, struct plim_quantize_layer_result *out
         .out_features = r->options->out_features,
         .prescale = 1,
     };
-    meter_start(&r->meter, r->engine->pool);
+    meter_start(&r->meter, r->backend);
     if (make_hessian(r, &h, &report, err) < 0)
         goto out;
     meter_enter(&r->meter, PLIM_QUANTIZE_OTHER);
@@ -271,6 +329,7 @@ int plim_quantize_layer(struct plim_engine *engine, const struct plim_quantize_l
     engine->backend.fixed_pieces = true;
     int rc = options->factor_only ? run_factor(&run, result, err) : run_layer(&run, result, err);
     engine->backend.fixed_pieces = false;
+    plim_pool_free(engine->pool, run.piece);
     plim_pool_free(engine->pool, run.x);
     plim_pool_free(engine->pool, run.weight);
     plim_pool_free(engine->pool, run.spread);
@@ -314,7 +373,7 @@ static struct layer_sizes sizes_of(const struct plim_quantize_layer_options *o)
     s.copy = sizeof(float) * k * padded;
     s.stored = exl2_layout_bits(layout, k, padded) / 8;
     s.groups = exl2_layout_groups(layout, k, NULL) * sizeof(struct exl2_group);
-    s.work = gptq_scratch_bytes(layout, k, padded) - s.stored - s.groups;
+    s.work = gptq_scratch_bytes(backend_quantize_ops("cpu"), layout, k, padded) - s.stored - s.groups;
     if (o->round_to_nearest)
         s.work -= largest * padded * sizeof(float);
     return s;
@@ -348,7 +407,7 @@ int plim_quantize_layer_predict(const struct plim_parameters *parameters, const 
     uint64_t *fast = usage->phase_peak_bytes[PLIM_FAST], *slow = usage->phase_peak_bytes[PLIM_SLOW];
     uint64_t base = s.calibration + s.weights, held = base + s.matrix + (o->round_to_nearest ? 6 : 2) * s.features;
     bool offloaded = (int64_t)(o->in_features * o->in_features) > parameters->count[PLIM_HESSIAN_OFFLOAD_THRESHOLD];
-    uint64_t inversion = o->round_to_nearest ? 0 : quantize_invert_scratch_bytes(o->in_features);
+    uint64_t inversion = o->round_to_nearest ? 0 : backend_quantize_ops("cpu")->invert_bytes(o->in_features);
 
     fast[PLIM_QUANTIZE_HESSIAN] = base + s.matrix + 14 * s.features;
     fast[PLIM_QUANTIZE_OTHER] = held;

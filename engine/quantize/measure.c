@@ -124,7 +124,7 @@ static int measure_block(struct conversion *c, size_t index, struct plim_err *er
     char detail[200];
     int rc = -1;
 
-    meter_start(&c->meter, c->pool);
+    meter_start(&c->meter, &c->engine->backend);
     if (module_open(&m, c, index, err) < 0)
         return -1;
     snprintf(detail, sizeof detail, "measuring %s", m.key);

@@ -3,6 +3,7 @@
 #include "gptq.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/units.h"
+#include "quantize_ops.h"
 
 const char *plim_quantize_phase_name(enum plim_quantize_phase phase)
 {
@@ -35,20 +36,31 @@ static void take_peaks(struct meter *m)
     plim_pool_reset_peak(m->pool);
 }
 
-void meter_start(struct meter *m, struct plim_pool *pool)
+void meter_start(struct meter *m, struct backend *backend)
 {
     *m = (struct meter){
-        .pool = pool,
+        .backend = backend,
+        .pool = backend->pool,
         .phase = PLIM_QUANTIZE_OTHER,
         .since_ns = plim_now_ns(),
         .reserved_peak_bytes = { m->reserved_peak_bytes[PLIM_FAST], m->reserved_peak_bytes[PLIM_SLOW] },
     };
-    plim_pool_reset_peak(pool);
+    plim_pool_reset_peak(backend->pool);
+}
+
+/* What fails here fails again where a result is taken, and is said there. */
+static void wait_for(struct backend *backend)
+{
+    const struct quantize_ops *ops = backend_quantize_ops(backend->ops->name);
+    struct plim_err unsaid = PLIM_ERR_INIT;
+    if (ops && ops->wait)
+        (void)ops->wait(backend, &unsaid);
 }
 
 enum plim_quantize_phase meter_enter(struct meter *m, enum plim_quantize_phase phase)
 {
     enum plim_quantize_phase ended = m->phase;
+    wait_for(m->backend);
     uint64_t now = plim_now_ns();
     m->usage.phase_ns[ended] += now - m->since_ns;
     take_peaks(m);

@@ -12,7 +12,8 @@
 struct gptq_result;
 
 struct meter {
-    struct plim_pool *pool;
+    struct backend *backend;
+    struct plim_pool *pool;                   /* the backend's */
     enum plim_quantize_phase phase;
     uint64_t since_ns;
     uint64_t reserved_peak_bytes[PLIM_TIER_COUNT];
@@ -20,9 +21,9 @@ struct meter {
 };
 
 /* Starts from nothing, in phase `other`. */
-void meter_start(struct meter *meter, struct plim_pool *pool);
+void meter_start(struct meter *meter, struct backend *backend);
 
-/* Ends the current phase and begins another; returns the one that ended. */
+/* Ends the current phase, once the backend has done its work, and begins another; returns the one that ended. */
 enum plim_quantize_phase meter_enter(struct meter *meter, enum plim_quantize_phase phase);
 
 /* Ends the current phase and hands out what was used since meter_start. */

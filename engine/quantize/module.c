@@ -83,7 +83,9 @@ int module_name(const struct conversion *c, size_t index, char key[160], struct 
 static uint64_t other_bytes(const struct module *m)
 {
     const struct plim_parameters *parameters = &m->c->engine->parameters;
-    const struct backend_predict_ops *predict = backend_predict(m->c->run.block.backend->ops->name);
+    const char *backend = m->c->run.block.backend->ops->name;
+    const struct backend_predict_ops *predict = backend_predict(backend);
+    const struct quantize_ops *ops = backend_quantize_ops(backend);
     size_t rows = plim_min(m->c->run.length, BLOCK_RUN_TOKENS);
     uint64_t packed = 0, run = 0, quantise = 0, factor = 0;
 
@@ -101,8 +103,8 @@ static uint64_t other_bytes(const struct module *m)
         struct linear_scratch scratch = predict->linear_scratch(&shape, rows, parameters);
         packed += exl2_layout_bits(widest, s->in_features, padded) / 8 + 16 * s->in_features;
         run = plim_max(run, scratch.dequant_bytes + scratch.workspace_bytes);
-        quantise = plim_max(quantise, gptq_scratch_bytes(widest, s->in_features, padded));
-        factor = plim_max(factor, quantize_invert_scratch_bytes(s->in_features));
+        quantise = plim_max(quantise, gptq_scratch_bytes(ops, widest, s->in_features, padded));
+        factor = plim_max(factor, ops->invert_bytes(s->in_features));
     }
     if (m->kind == BLOCK_ATTENTION) {
         struct attention_scratch scratch =
@@ -125,7 +127,8 @@ static void choose_tiers(struct module *m)
     int64_t budget = c->engine->parameters.count[PLIM_MEMORY_BUDGET];
 
     m->input_tier = m->inner_tier = m->weights_tier = PLIM_FAST;
-    if (budget <= 0)
+    /* Elsewhere the operations don't reach the slow tier. */
+    if (budget <= 0 || !c->engine->backend.ops->unified_memory)
         return;
     for (int p = 0; p < m->matrix_count; p++)
         weights = plim_max(weights, (uint64_t)m->view[p].source.in_features * padded_outputs(&m->view[p]));

@@ -177,7 +177,7 @@ static int quantise_block(struct conversion *c, size_t index, struct plim_err *e
     char detail[200];
     int rc = -1;
 
-    meter_start(&c->meter, c->pool);
+    meter_start(&c->meter, &c->engine->backend);
     if (module_open(&m, c, index, err) < 0)
         return -1;
     snprintf(detail, sizeof detail, "calibrating %s", m.key);
@@ -258,26 +258,35 @@ static int head_error(struct conversion *c, const struct matrix *quantised, doub
     double difference = 0, reference = 0;
     int rc = -1;
 
-    float *logits = plim_pool_alloc(c->pool, PLIM_FAST, PLIM_TAG_LOGITS, 2 * piece * vocab * sizeof *logits, err);
-    if (!logits)
-        return -1;
+    bool unified = backend->ops->unified_memory;
+    size_t bytes = 2 * piece * vocab * sizeof(float);
+    float *logits = plim_pool_alloc(c->pool, PLIM_FAST, PLIM_TAG_LOGITS, bytes, err);
+    float *host = logits && !unified ? plim_pool_alloc(c->pool, PLIM_HOST, PLIM_TAG_LOGITS, bytes, err) : logits;
+    if (!host)
+        goto out;
     for (size_t first = 0; first < tokens; first += piece) {
         size_t rows = plim_min(piece, tokens - first);
-        float *ours = logits + piece * vocab;
+        const float *ours = host + piece * vocab;
         if (norm_chunk(c, 0, first, rows, err) < 0 ||
             backend->ops->linear(backend, &c->model->head, c->run.hidden, rows, logits, false, err) < 0 ||
-            backend->ops->linear(backend, quantised, c->run.hidden, rows, ours, false, err) < 0)
+            backend->ops->linear(backend, quantised, c->run.hidden, rows, logits + piece * vocab, false, err) < 0 ||
+            (!unified &&
+             (backend->ops->download(backend, host, logits, rows * vocab * sizeof *host, err) < 0 ||
+              backend->ops->download(backend, host + piece * vocab, logits + piece * vocab, rows * vocab * sizeof *host,
+                                     err) < 0)))
             goto out;
         for (size_t i = 0; i < rows * vocab; i++) {
-            double d = (double)ours[i] - (double)logits[i];
+            double d = (double)ours[i] - (double)host[i];
             difference += d * d;
-            reference += (double)logits[i] * (double)logits[i];
+            reference += (double)host[i] * (double)host[i];
         }
     }
     *error = reference > 0 ? sqrt(difference / reference) : 0;
     rc = 0;
 
 out:
+    if (!unified)
+        plim_pool_free(c->pool, host);
     plim_pool_free(c->pool, logits);
     return rc;
 }
@@ -305,7 +314,7 @@ static enum plim_tier head_weights_tier(struct conversion *c, const struct linea
     /* Beside the copy: the packed result, a group's errors and codes, 128 rows of them. */
     uint64_t needed = stats.current[PLIM_FAST].total_bytes + copy + source->in_features * padded + 5 * 128 * padded +
                       PLIM_MI;
-    if (budget <= 0 || needed <= (uint64_t)budget)
+    if (budget <= 0 || needed <= (uint64_t)budget || !c->engine->backend.ops->unified_memory)
         return PLIM_FAST;
     conversion_log(c, "memory_budget: the working copy of the head's weights goes to the slow tier");
     return PLIM_SLOW;
@@ -367,7 +376,7 @@ static int quantise_head(struct conversion *c, struct plim_err *err)
     struct matrix_view view;
     int rc = -1;
 
-    meter_start(&c->meter, c->pool);
+    meter_start(&c->meter, &c->engine->backend);
     conversion_progress(c, "quantising lm_head");
     plim_pool_set_scope(c->pool, "head");
     if (model_head_load(c->model, err) < 0 || head_view(c, &view, err) < 0 ||

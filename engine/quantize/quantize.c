@@ -312,7 +312,7 @@ int plim_quantize(struct plim_engine *engine, const struct plim_quantize_options
     plim_pool_set_scope(c.pool, "quantize");
     fix_parameters(&engine->parameters);
     engine->backend.fixed_pieces = true;
-    meter_start(&c.meter, c.pool);
+    meter_start(&c.meter, &engine->backend);
     if (check_options(&c, err) == 0 && open_parts(&c, err) == 0 && run_stages(&c, err) == 0) {
         fill_summary(&c);
         rc = 0;

@@ -33,5 +33,8 @@ void states_close(struct states *s)
 
 void states_set_aside(struct states *s, size_t row)
 {
+    /* Where the slow tier is RAM there is no file behind it, and dropped pages would be lost. */
+    if (plim_pool_host_tier(s->pool) == PLIM_SLOW)
+        return;
     model_drop_pages(s->row[row], s->length * s->width * sizeof(float));
 }

@@ -27,7 +27,7 @@ int states_open(struct states *states, struct plim_pool *pool, size_t rows, size
 /* Also on zero bytes. */
 void states_close(struct states *states);
 
-/* Takes a row that was worked on out of the resident set. Its contents stay in the file. */
+/* Takes a row that was worked on out of the resident set, where a file holds its contents. */
 void states_set_aside(struct states *states, size_t row);
 
 #endif

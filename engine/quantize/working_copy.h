@@ -8,13 +8,6 @@
 #include "meter.h"
 
 /*
- * w [K, N] = the layer's weights, widened: row i is input feature order[i], columns are the outputs, padded with zeros to
- * `padded` (N, a multiple of 32).
- */
-void gather_weights(struct backend *backend, const struct linear_source *source, const uint16_t *order, size_t padded,
-                    float *w);
-
-/*
  * Gathers the weights into a working copy on `tier` (tag workspace, given back) and quantises it. Times and peaks go to
  * the meter.
  */

@@ -152,7 +152,7 @@ static void zero_below(void *context, size_t task)
         memset(z->a + r * z->n, 0, r * sizeof *z->a);
 }
 
-size_t quantize_invert_scratch_bytes(size_t in_features)
+size_t cpu_invert_bytes(size_t in_features)
 {
     return CHOLESKY_BLOCK * in_features * sizeof(float);
 }
@@ -160,8 +160,7 @@ size_t quantize_invert_scratch_bytes(size_t in_features)
 int cpu_invert_and_reverse(struct backend *backend, float *h, size_t in_features, struct plim_err *err)
 {
     struct triangle t = { .a = h, .n = in_features };
-    t.work = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, quantize_invert_scratch_bytes(in_features),
-                             err);
+    t.work = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, cpu_invert_bytes(in_features), err);
     if (!t.work)
         return -1;
     for (t.first = 0; t.first < t.n; t.first += t.size) {

@@ -109,7 +109,7 @@ static size_t search_base_bytes(size_t out_features)
     return plim_round_up(out_features * sizeof(float), PLIM_POOL_ALIGN);
 }
 
-size_t quantize_search_scratch_bytes(size_t out_features)
+static size_t search_bytes(size_t out_features)
 {
     return search_base_bytes(out_features) + tile_count(out_features) * GPTQ_CANDIDATES * sizeof(double);
 }
@@ -119,7 +119,7 @@ int cpu_scale_search(struct backend *backend, const float *w, size_t rows, size_
 {
     size_t tiles = tile_count(out_features);
     unsigned char *scratch = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE,
-                                             quantize_search_scratch_bytes(out_features), err);
+                                             search_bytes(out_features), err);
     if (!scratch)
         return -1;
     struct scale_search search = {
@@ -227,12 +227,28 @@ int cpu_spread_errors(struct backend *backend, float *rest, size_t rest_rows, si
     return 0;
 }
 
+static int cpu_pack_group(struct backend *backend, const uint8_t *codes, const uint8_t *levels, size_t rows,
+                          size_t out_features, unsigned bits, uint32_t *q_weight, uint32_t *q_scale,
+                          struct plim_err *err)
+{
+    (void)backend;
+    (void)err;
+    exl2_pack_rows(codes, rows, out_features, bits, q_weight);
+    exl2_pack_scales(levels, out_features, q_scale);
+    return 0;
+}
+
 const struct quantize_ops cpu_quantize_ops = {
     .hessian_add = cpu_hessian_add,
+    .hessian_scale = cpu_hessian_scale,
     .hessian_permute = cpu_hessian_permute,
     .cholesky = cpu_cholesky,
     .invert_and_reverse = cpu_invert_and_reverse,
+    .gather_weights = cpu_gather_weights,
     .scale_search = cpu_scale_search,
     .quantise_rows = cpu_quantise_rows,
     .spread_errors = cpu_spread_errors,
+    .pack_group = cpu_pack_group,
+    .invert_bytes = cpu_invert_bytes,
+    .search_bytes = search_bytes,
 };

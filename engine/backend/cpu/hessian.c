@@ -56,6 +56,25 @@ int cpu_hessian_add(struct backend *backend, float *h, const float *x, size_t ro
     return 0;
 }
 
+int cpu_hessian_scale(struct backend *backend, float *h, size_t in_features, uint64_t row_count, float *diagonal,
+                      struct plim_err *err)
+{
+    (void)backend;
+    (void)err;
+    float divisor = (float)row_count;
+    if (row_count == 0) {
+        for (size_t i = 0; i < in_features; i++)
+            h[i * in_features + i] = 1.0f;
+    } else if (row_count > 1) {
+        for (size_t i = 0; i < in_features; i++)
+            for (size_t j = i; j < in_features; j++)
+                h[i * in_features + j] /= divisor;
+    }
+    for (size_t i = 0; i < in_features; i++)
+        diagonal[i] = h[i * in_features + i];
+    return 0;
+}
+
 struct hessian_permute {
     float *h;
     const float *diagonal;
