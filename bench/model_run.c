@@ -8,13 +8,12 @@
 #include <time.h>
 #include <xxhash.h>
 
-#include "heap.h"
 #include "metrics.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/cpu.h"
 #include "plimsoll/process.h"
-#include "plimsoll/random.h"
 #include "plimsoll/units.h"
+#include "text_ids.h"
 
 #define BACKEND "cpu"
 #define DEQUANTISED_ELEMENT_BYTES 4   /* the CPU backend expands weights to fp32, for sgemm */
@@ -24,16 +23,9 @@
 
 static int random_ids(struct model_run *m, size_t count, struct plim_err *err)
 {
-    struct plim_random random;
-
-    m->ids = heap_calloc(count, sizeof *m->ids, err);
-    if (!m->ids)
-        return -1;
     m->id_count = count;
-    plim_random_seed(&random, (uint64_t)argument_count(&m->run->request->arguments, "seed"), 0);
-    for (size_t i = 0; i < count; i++)
-        m->ids[i] = (int32_t)plim_random_below(&random, m->info.vocab_size);
-    return 0;
+    return text_ids_random(&m->ids, count, m->info.vocab_size,
+                           (uint64_t)argument_count(&m->run->request->arguments, "seed"), err);
 }
 
 int model_run_open_session(struct model_run *m, size_t context_tokens, struct plim_err *err)

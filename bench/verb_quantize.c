@@ -23,6 +23,7 @@ enum {
     OPTION_MEASUREMENT_ROWS,
     OPTION_MEASUREMENT_LENGTH,
     OPTION_MEASUREMENT,
+    OPTION_MEASURE_ONLY,
     OPTION_JOB,
     OPTION_SHARD_SIZE,
     OPTION_NEAREST,
@@ -49,6 +50,7 @@ static const struct argp_option options[] = {
     { "measurement-rows", OPTION_MEASUREMENT_ROWS, "N", 0, "Rows of the measurement (default: 16)", 0 },
     { "measurement-length", OPTION_MEASUREMENT_LENGTH, "N", 0, "Tokens of a row of the measurement (default: 2048)", 0 },
     { "measurement", OPTION_MEASUREMENT, "FILE", 0, "Use the measurement.json of an earlier job of this model", 0 },
+    { "measure-only", OPTION_MEASURE_ONLY, NULL, 0, "End with measurement.json in the job directory", 0 },
     { "job", OPTION_JOB, "DIR", 0, "Job directory, where a conversion that was stopped goes on (default: OUT.job)", 0 },
     { "shard-size", OPTION_SHARD_SIZE, "MIB", 0, "Largest output file in MiB (default: 8192)", 0 },
     { "round-to-nearest", OPTION_NEAREST, NULL, 0, "Without error feedback, to compare with", 0 },
@@ -90,6 +92,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
         return 0;
     case OPTION_MEASUREMENT:
         o->measurement = text;
+        return 0;
+    case OPTION_MEASURE_ONLY:
+        o->measure_only = true;
         return 0;
     case OPTION_JOB:
         o->job_directory = text;
@@ -163,6 +168,11 @@ static int print_summary(const struct arguments *a, const struct plim_quantize_s
 {
     char bytes[16], fast[16], spill[16];
 
+    if (a->options.measure_only) {
+        printf("measured in %.1f s, peak %s requested on the fast tier: measurement.json is in the job directory\n",
+               s->measurement_s, plim_format_bytes(fast, sizeof fast, s->measurement.peak_bytes[PLIM_FAST]));
+        return 0;
+    }
     if (print_modules(s, err) < 0)
         return -1;
     printf("\n%s: %.4f bits per weight (target %g), head %.4f, %s; digest %s\n", a->options.output_directory,

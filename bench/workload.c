@@ -71,6 +71,27 @@ static const struct argument_row quantize_layer_arguments[] = {
     ROW_END
 };
 
+static const char *const quantize_methods[] = { "gptq", "rtn", NULL };
+static const char *const measurements[] = { "own", "shared", NULL };
+
+static const struct argument_row quantize_arguments[] = {
+    { "bpw", ARGUMENT_NUMBER, "4", 0.1, 16, NULL, "target bits per weight of the decoder" },
+    { "head_bits", ARGUMENT_COUNT, "6", 2, 8, NULL, "bits of the output head: 2, 3, 4, 5, 6 or 8" },
+    { "method", ARGUMENT_CHOICE, "gptq", 0, 0, quantize_methods, "gptq; rtn: rounding to nearest" },
+    { "calibration", ARGUMENT_FILE, "", 0, 0, NULL, ".txt, .jsonl or .safetensors; empty: the built-in mix, or random ids where there is no tokenizer" },
+    { "rows", ARGUMENT_COUNT, "8", 0, TOKENS_LIMIT, NULL, "calibration rows; 0: as plimsoll quantize" },
+    { "length", ARGUMENT_COUNT, "512", 0, TOKENS_LIMIT, NULL, "tokens of each; 0: as plimsoll quantize" },
+    { "measurement", ARGUMENT_CHOICE, "own", 0, 0, measurements,
+      "own: part of the work; shared: made by the first case of this model and rows, outside what is measured, and kept beside the model" },
+    { "measurement_rows", ARGUMENT_COUNT, "4", 0, TOKENS_LIMIT, NULL, "rows of the measurement" },
+    { "measurement_length", ARGUMENT_COUNT, "512", 0, TOKENS_LIMIT, NULL, "tokens of each" },
+    { "text", ARGUMENT_FILE, "", 0, 0, NULL, "to compare the result with the dense model on; empty: random ids" },
+    { "tokens", ARGUMENT_COUNT, "0", 0, TOKENS_LIMIT, NULL, "of the text; 0: no comparison" },
+    { "window", ARGUMENT_COUNT, "512", 2, TOKENS_LIMIT, NULL, "tokens run from an empty cache" },
+    { "seed", ARGUMENT_COUNT, "1", 0, SEED_LIMIT, NULL, "of the built-in mix, and of random ids" },
+    ROW_END
+};
+
 static const struct argument_row spin_arguments[] = {
     { "steps", ARGUMENT_COUNT, "20M", 1, 1e12, NULL, "multiplications, each waiting for the one before" },
     { "bytes", ARGUMENT_COUNT, "1Mi", 1, 1LL << 40, NULL, "held meanwhile" },
@@ -97,6 +118,8 @@ static const struct workload table[] = {
     { "perplexity", "scores a text", true, true, true, false, perplexity_arguments, workload_perplexity },
     { "quantize_layer", "quantises one made-up linear layer", false, true, true, false, quantize_layer_arguments,
       workload_quantize_layer },
+    { "quantize", "converts a dense model to EXL2, and compares the two", true, true, true, false, quantize_arguments,
+      workload_quantize },
     { "fault", "fails in a chosen way", .hidden = true, .arguments = fault_arguments, .run = workload_fault },
 };
 

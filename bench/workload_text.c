@@ -4,45 +4,25 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "heap.h"
 #include "metrics.h"
 #include "model_run.h"
-#include "plimsoll/file.h"
 #include "plimsoll/generate.h"
 #include "plimsoll/units.h"
+#include "text_ids.h"
 
-#define TEXT_LIMIT ((size_t)64 << 20)
-
-/*
- * Replaces the run's random ids by those of a text. The tokenizer lives in a pool of its own and is gone before the work
- * begins: what it takes is not the engine's.
- */
-static int encode_text(struct model_run *m, const char *text, size_t length, struct plim_err *err)
+/* Replaces the run's random ids by those of a text, or of a file. */
+static int take_text(struct model_run *m, const char *text, struct plim_err *err)
 {
-    struct plim_pool *pool = NULL;
-    struct plim_tokenizer *tokenizer = NULL;
-    struct plim_ids ids = { 0 };
-    int rc = -1;
-
-    if (plim_pool_open(&pool, NULL, err) < 0)
-        return -1;
-    if (plim_tokenizer_load(&tokenizer, pool, m->run->request->model_directory, err) < 0 ||
-        plim_tokenizer_encode(tokenizer, text, length, true, &ids, err) < 0)
-        goto out;
     free(m->ids);
-    m->ids = heap_calloc(ids.count, sizeof *m->ids, err);
-    if (!m->ids)
-        goto out;
-    if (ids.count)
-        memcpy(m->ids, ids.ids, ids.count * sizeof *m->ids);
-    m->id_count = ids.count;
-    rc = 0;
+    m->ids = NULL;
+    return text_ids_encode(&m->ids, &m->id_count, m->run->request->model_directory, text, strlen(text), err);
+}
 
-out:
-    plim_ids_release(&ids, pool);
-    plim_tokenizer_free(tokenizer);
-    plim_pool_close(pool);
-    return rc;
+static int take_file(struct model_run *m, const char *path, struct plim_err *err)
+{
+    free(m->ids);
+    m->ids = NULL;
+    return text_ids_read(&m->ids, &m->id_count, m->run->request->model_directory, path, err);
 }
 
 /* ---- generate ---- */
@@ -107,7 +87,7 @@ int workload_generate(struct workload_run *run, struct plim_err *err)
     int rc = -1;
 
     if (model_run_open(&m, run, 0, random_count, err) < 0 ||
-        (*prompt && encode_text(&m, prompt, strlen(prompt), err) < 0))
+        (*prompt && take_text(&m, prompt, err) < 0))
         goto out;
     plan.prompt_tokens = m.id_count;
     plan.context_tokens = m.id_count + generation.max_tokens;
@@ -129,18 +109,6 @@ out:
 }
 
 /* ---- perplexity ---- */
-
-static int encode_file(struct model_run *m, const char *path, struct plim_err *err)
-{
-    char *text = NULL;
-    size_t length;
-    int rc = -1;
-
-    if (plim_read_file(path, TEXT_LIMIT, &text, &length, err) == 0)
-        rc = encode_text(m, text, length, err);
-    free(text);
-    return rc;
-}
 
 static int report_perplexity(struct model_run *m, const struct plim_perplexity *p, const struct stopwatch *spent,
                              struct plim_err *err)
@@ -164,7 +132,7 @@ int workload_perplexity(struct workload_run *run, struct plim_err *err)
     size_t count;
     int rc = -1;
 
-    if (model_run_open(&m, run, window, *file ? 0 : wanted, err) < 0 || (*file && encode_file(&m, file, err) < 0))
+    if (model_run_open(&m, run, window, *file ? 0 : wanted, err) < 0 || (*file && take_file(&m, file, err) < 0))
         goto out;
     count = plim_min(wanted, m.id_count);
     start = stopwatch_start(&m);

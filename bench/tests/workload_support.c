@@ -15,13 +15,13 @@ static void set(struct case_request *request, const char *name, const char *valu
     cr_assert_eq(rc, 0, "%s", err.message);
 }
 
-void run_wanted(const struct wanted *wanted, struct result_case *out)
+static void run_times(const struct wanted *wanted, int repeats, int warmup, struct result_case *out)
 {
     struct plim_err err = PLIM_ERR_INIT;
     struct process_executor processes = { PLIMSOLL_PROGRAM };
     struct executor executor = process_executor(&processes);
     struct execution execution = { .timeout_ns = MINUTE_NS };
-    struct case_request request = { .id = strdup(wanted->workload), .repeats = 2, .warmup = 1 };
+    struct case_request request = { .id = strdup(wanted->workload), .repeats = repeats, .warmup = warmup };
 
     *out = (struct result_case){ 0 };
     request.model_directory = wanted->model ? strdup(wanted->model) : NULL;
@@ -37,10 +37,26 @@ void run_wanted(const struct wanted *wanted, struct result_case *out)
     case_request_release(&request);
 }
 
+void run_wanted(const struct wanted *wanted, struct result_case *out)
+{
+    run_times(wanted, 2, 1, out);
+}
+
+static void expect_ok(const struct wanted *wanted, const struct result_case *c)
+{
+    cr_assert_eq(c->outcome, OUTCOME_OK, "%s: %s: %s", wanted->workload, outcome_name(c->outcome), c->detail);
+}
+
 void run_ok(const struct wanted *wanted, struct result_case *out)
 {
     run_wanted(wanted, out);
-    cr_assert_eq(out->outcome, OUTCOME_OK, "%s: %s: %s", wanted->workload, outcome_name(out->outcome), out->detail);
+    expect_ok(wanted, out);
+}
+
+void run_once(const struct wanted *wanted, struct result_case *out)
+{
+    run_times(wanted, 1, 0, out);
+    expect_ok(wanted, out);
 }
 
 double value(const struct result_case *c, const char *name)

@@ -20,6 +20,8 @@ struct wanted {
 void run_wanted(const struct wanted *wanted, struct result_case *out);
 /* The same, and it must end well. */
 void run_ok(const struct wanted *wanted, struct result_case *out);
+/* Well, and once only: for what takes long. */
+void run_once(const struct wanted *wanted, struct result_case *out);
 
 /* The first sample; the text of the only digest. The metric must be there. */
 double value(const struct result_case *c, const char *name);

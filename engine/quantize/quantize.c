@@ -104,6 +104,8 @@ static int check_options(struct conversion *c, struct plim_err *err)
         o->head_bits = DEFAULT_HEAD_BITS;
     if (!exl2_head_layout(o->head_bits))
         return plim_err_input(err, "head bits %d: expected 2, 3, 4, 5, 6 or 8", o->head_bits);
+    if (o->measurement && o->measure_only)
+        return plim_err_input(err, "to measure, and to use an earlier measurement: one of the two");
     if (o->shard_bytes == 0)
         o->shard_bytes = DEFAULT_SHARD_BYTES;
     return 0;
@@ -273,6 +275,10 @@ static int run_stages(struct conversion *c, struct plim_err *err)
         return -1;
     uint64_t measured = plim_now_ns();
     s->measurement_s = (double)(measured - start) / 1e9;
+    if (c->options.measure_only) {
+        s->module_count = 0;
+        return 0;
+    }
     if (allocate_options(c, err) < 0)
         return -1;
     if (quantise_blocks(c, err) < 0)

@@ -82,6 +82,7 @@ struct plim_quantize_options {
     size_t measurement_rows, measurement_length;  /* for measurement; 0: 16 x 2048       to the model's positions */
 
     const char *measurement;          /* measurement.json of an earlier job of this model, or ExLlamaV2's; NULL: measure */
+    bool measure_only;                /* ends once the job directory has measurement.json; no output is written */
     uint64_t shard_bytes;             /* 0: 8192 MiB */
     bool round_to_nearest;            /* for comparison: same order, groups, scales and allocation, no error feedback */
     uint64_t seed;                    /* of the built-in mix */
@@ -109,7 +110,7 @@ struct plim_quantize_module {
 
 struct plim_quantize_summary {
     struct plim_quantize_module *modules;   /* pool memory */
-    size_t module_count;
+    size_t module_count;              /* 0 with measure_only */
     double bits_per_weight;           /* of the decoder, by the format's own formula; <= the target */
     double squared_error;             /* sum over the blocks of expected_error^2, and the least possible for the budget: */
     double squared_error_bound;       /* equal when the allocation is optimal */
