@@ -202,7 +202,7 @@ static const struct typo typos[] = {
     { "\"kind\": \"prefill\"", "\"kind\": \"prefil\"", "cases[0].workload.kind", "prefill" },
     { "\"prompt_tokens\": 512", "\"promt_tokens\": 512", "cases[0].workload", "prompt_tokens" },
     { "\"prompt_tokens\": 512", "\"prompt_tokens\": 0", "cases[0].workload.prompt_tokens", "1 to" },
-    { "\"dq_rows\": 16", "\"kv_cache\": \"q4\"", "cases[0].parameters.kv_cache", "" },
+    { "\"dq_rows\": 16", "\"kv_cache\": \"q5\"", "cases[0].parameters.kv_cache", "q5" },
     { "\"dq_rows\": 16", "\"max_dq_size\": \"1Mi\"", "cases[0].sweep", "max_dq_size is swept, and fixed" },
     { "\"from\": \"256Ki\"", "\"from\": \"256Ky\"", "cases[0].sweep.max_dq_size.from", "256Ky" },
     { "\"from\": \"256Ki\"", "\"from\": \"32Mi\"", "cases[0].sweep.max_dq_size.to", "33554432" },

@@ -103,7 +103,29 @@ void backend_blas_describe(char *library, size_t library_size, char *core, size_
     blas_describe(library, library_size, core, core_size);
 }
 
-size_t backend_kv_bytes(const struct plim_parameters *parameters, size_t elements)
+/* q6 is keys of 8 and values of 4 bits, as in ExLlamaV2: keys are what a coarse cache suffers from. */
+struct kv_format backend_kv_format(const struct plim_parameters *parameters, enum kv_part part, size_t kv_head_count,
+                                   size_t head_dim)
 {
-    return elements * (parameters->count[PLIM_KV_CACHE] == PLIM_KV_FP32 ? sizeof(float) : sizeof(uint16_t));
+    static const enum kv_element elements[][2] = {
+        [PLIM_KV_FP16] = { KV_F16, KV_F16 }, [PLIM_KV_FP32] = { KV_F32, KV_F32 }, [PLIM_KV_Q8] = { KV_Q8, KV_Q8 },
+        [PLIM_KV_Q6] = { KV_Q8, KV_Q4 },     [PLIM_KV_Q4] = { KV_Q4, KV_Q4 },
+    };
+    return kv_format_make(elements[parameters->count[PLIM_KV_CACHE]][part], head_dim, kv_head_count * head_dim);
+}
+
+size_t backend_kv_bytes(const struct plim_parameters *parameters, size_t kv_head_count, size_t head_dim)
+{
+    return backend_kv_format(parameters, KV_KEYS, kv_head_count, head_dim).row_bytes +
+           backend_kv_format(parameters, KV_VALUES, kv_head_count, head_dim).row_bytes;
+}
+
+int backend_kv_check(const struct plim_parameters *parameters, size_t head_dim, struct plim_err *err)
+{
+    char type[16];
+
+    if (!kv_is_quantised(backend_kv_format(parameters, KV_KEYS, 1, head_dim).element) || kv_chunk(head_dim) != 0)
+        return 0;
+    return plim_err_input(err, "kv_cache %s: heads of %zu elements; a quantised cache needs a multiple of 16",
+                          plim_parameters_format(parameters, PLIM_KV_CACHE, type, sizeof type), head_dim);
 }

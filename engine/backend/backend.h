@@ -22,6 +22,7 @@
 #include "config.h"
 #include "dtype.h"
 #include "exl2.h"
+#include "kv_format.h"
 #include "plimsoll/err.h"
 #include "plimsoll/parameters.h"
 #include "plimsoll/pool.h"
@@ -106,11 +107,11 @@ struct backend_ops {
                 size_t head_dim, struct plim_err *err);
 
     /*
-     * Stores k and v [rows, kv_heads * head_dim] at positions first.. of a layer's cache [capacity, width], whose
-     * elements are of the type that the parameter kv_cache says (backend_kv_bytes).
+     * Stores k and v [rows, kv_heads * head_dim] at positions first.. of a layer's cache, whose rows are what
+     * backend_kv_format says.
      */
-    int (*kv_store)(struct backend *backend, const float *k, const float *v, size_t rows, size_t width, size_t first,
-                    void *cache_k, void *cache_v, struct plim_err *err);
+    int (*kv_store)(struct backend *backend, const struct attention_shape *shape, const float *k, const float *v,
+                    size_t rows, size_t first, void *cache_k, void *cache_v, struct plim_err *err);
 
     /*
      * Causal attention: query row r stands at position past + r and sees keys 0 .. past + r (the last `window` of
@@ -158,8 +159,19 @@ void backend_close(struct backend *backend);
  */
 bool backend_memory(const char *name, const struct plim_parameters *parameters, struct plim_pool_memory *memory);
 
-/* Bytes of `elements` keys or values in the cache, as the parameter kv_cache says. */
-size_t backend_kv_bytes(const struct plim_parameters *parameters, size_t elements);
+/* How a layer's keys and values are stored, as the parameter kv_cache says: one row for each position. */
+enum kv_part {
+    KV_KEYS,
+    KV_VALUES
+};
+struct kv_format backend_kv_format(const struct plim_parameters *parameters, enum kv_part part, size_t kv_head_count,
+                                   size_t head_dim);
+
+/* Bytes of one position in one layer, keys and values. */
+size_t backend_kv_bytes(const struct plim_parameters *parameters, size_t kv_head_count, size_t head_dim);
+
+/* Whether a cache of that type can hold heads of this size: quantised ones need a multiple of 16. */
+int backend_kv_check(const struct plim_parameters *parameters, size_t head_dim, struct plim_err *err);
 
 /* Names that this build has, NULL-terminated. */
 const char *const *backend_names(void);

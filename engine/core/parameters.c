@@ -12,10 +12,8 @@
 static const char *const switch_names[] = { "off", "on", NULL };
 static const char *const dq_modes[] = { "chunked", "gated", NULL };
 static const char *const cuda_loadings[] = { "lazy", "eager", NULL };
+static const char *const attention_modes[] = { "flash", "plain", NULL };
 static const char *const kv_caches[] = { "fp16", "fp32", "q8", "q6", "q4", NULL };
-
-#define KV_REASON "the quantised cache is not part of this build"
-static const char *const kv_cache_reasons[] = { NULL, NULL, KV_REASON, KV_REASON, KV_REASON };
 
 /* Core types of OpenBLAS' x86-64 builds (its dynamic.c); a name outside the list would be ignored there, silently. */
 static const char *const blas_cores[] = {
@@ -104,9 +102,21 @@ static const struct plim_parameter_row table[PLIM_PARAMETER_COUNT] = {
     },
     [PLIM_KV_CACHE] = {
         .name = "kv_cache", .type = PLIM_TYPE_CHOICE, .scope = PLIM_SCOPE_ENGINE, .unit = "",
-        .default_count = PLIM_KV_FP16, .choices = kv_caches, .choices_unavailable = kv_cache_reasons,
+        .default_count = PLIM_KV_FP16, .choices = kv_caches,
         .help = "How keys and values of the tokens seen are stored",
         .origin = "ExLlamaV2 ExLlamaV2Cache, _Q8, _Q6, _Q4",
+    },
+    [PLIM_ATTENTION_MODE] = {
+        .name = "attention_mode", .type = PLIM_TYPE_CHOICE, .scope = PLIM_SCOPE_ENGINE, .unit = "",
+        .default_count = PLIM_ATTENTION_FLASH, .choices = attention_modes,
+        .help = "CUDA: flash stores no scores, plain stores pieces of max_attention_size; the CPU always works in such pieces",
+        .origin = "ExLlamaV2 no_flash_attn",
+    },
+    [PLIM_CUDA_GRAPH] = {
+        .name = "cuda_graph", .type = PLIM_TYPE_SWITCH, .scope = PLIM_SCOPE_ENGINE, .unit = "",
+        .default_count = 1,
+        .help = "CUDA: the operations of a decoded token are recorded once and launched together; the CPU has nothing to record",
+        .origin = "ExLlamaV2 no_graphs",
     },
     [PLIM_MEMORY_BUDGET] = {
         .name = "memory_budget", .type = PLIM_TYPE_COUNT, .scope = PLIM_SCOPE_ENGINE, .unit = "bytes",
@@ -137,6 +147,8 @@ const char *const *plim_parameter_names(void)
         [PLIM_BLAS_CORE] = "blas_core",
         [PLIM_CUDA_MODULE_LOADING] = "cuda_module_loading",
         [PLIM_KV_CACHE] = "kv_cache",
+        [PLIM_ATTENTION_MODE] = "attention_mode",
+        [PLIM_CUDA_GRAPH] = "cuda_graph",
         [PLIM_MEMORY_BUDGET] = "memory_budget",
     };
     return names;

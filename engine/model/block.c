@@ -116,7 +116,7 @@ int block_attention(struct block *b, const struct layer *layer, void *keys, void
     if (norm_and_rotate(b, layer, layer->norm[NORM_Q], c->head_count, q, err) < 0 ||
         norm_and_rotate(b, layer, layer->norm[NORM_K], c->kv_head_count, k, err) < 0)
         return -1;
-    if (b->ops->kv_store(b->backend, k, v, b->rows, kv_width, b->first, keys, values, err) < 0)
+    if (b->ops->kv_store(b->backend, &layer->attention, k, v, b->rows, b->first, keys, values, err) < 0)
         return -1;
     if (b->ops->attention(b->backend, &layer->attention, q, keys, values, b->first, b->rows, q, err) < 0)
         return -1;

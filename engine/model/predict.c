@@ -6,6 +6,7 @@
  *
  *     weights      per matrix what the backend keeps (backend.h), and 4 bytes for each norm weight
  *     kv_cache     4 [fp32: 8] * context * layers * kv_heads * head_dim          (keys and values)
+ *                  quantised: codes of 1 or 1/2 byte and 2 bytes for each 32 [16], rows rounded up to 16 bytes
  *     activations  4 * T * (2 * hidden + max((heads + 2 kv_heads) * head_dim, 2 * inner) + head_dim [* 2])
  *                  for a chunk of T tokens, each part rounded up to 64 bytes; T * hidden alone while the head runs
  *     dequant, workspace, attention    per operation, what the backend says for T rows
@@ -270,6 +271,27 @@ static void plan_forward(struct predictor *p, size_t past, size_t count, enum pl
     give(p, PLIM_TAG_ACTIVATIONS, hidden + scratch);
 }
 
+/* Bytes of one position in one layer; a quantised row has codes and, per group of elements, a scale of 2 bytes. */
+static uint64_t kv_row_bytes(const struct plim_parameters *parameters, uint64_t width, uint64_t head_dim)
+{
+    uint64_t group = head_dim % 32 == 0 ? 32 : 16, scales = width / group * 2;
+    uint64_t q8 = (width + scales + 15) / 16 * 16, q4 = (width / 2 + scales + 15) / 16 * 16;
+
+    switch ((enum plim_kv_cache_type)parameters->count[PLIM_KV_CACHE]) {
+    case PLIM_KV_FP32:
+        return 8 * width;
+    case PLIM_KV_Q8:
+        return 2 * q8;
+    case PLIM_KV_Q6:
+        return q8 + q4;
+    case PLIM_KV_Q4:
+        return 2 * q4;
+    case PLIM_KV_FP16:
+        break;
+    }
+    return 4 * width;
+}
+
 static int plan_run(struct predictor *p, const struct plim_plan_request *request, struct plim_err *err)
 {
     const struct model_config *c = &p->files.config;
@@ -285,8 +307,10 @@ static int plan_run(struct predictor *p, const struct plim_plan_request *request
                               request->context_tokens);
 
     take_host(p, PLIM_TAG_METADATA, sizeof(struct plim_session));
-    uint64_t cached = 2 * (uint64_t)request->context_tokens * c->layer_count * c->kv_head_count * c->head_dim;
-    take(p, PLIM_TAG_KV_CACHE, cached * (p->parameters->count[PLIM_KV_CACHE] == PLIM_KV_FP32 ? 4 : 2));
+    if (backend_kv_check(p->parameters, c->head_dim, err) < 0)
+        return -1;
+    take(p, PLIM_TAG_KV_CACHE, (uint64_t)request->context_tokens * c->layer_count *
+                                   kv_row_bytes(p->parameters, c->kv_head_count * c->head_dim, c->head_dim));
     for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
         take_host(p, (enum plim_tag)tag, request->held_bytes[tag]);
     if (request->prompt_tokens > 0)

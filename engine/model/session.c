@@ -2,12 +2,20 @@
 
 #include "model.h"
 
-/* Bytes of one layer's keys, or of its values. */
-static size_t half_layer_bytes(const struct plim_session *session)
+/* Bytes of one layer's keys. */
+static size_t keys_bytes(const struct plim_session *session)
 {
     const struct model_config *c = &session->model->files.config;
-    size_t elements = session->context_tokens * c->kv_head_count * c->head_dim;
-    return backend_kv_bytes(&session->model->engine->parameters, elements);
+    const struct plim_parameters *parameters = &session->model->engine->parameters;
+    return session->context_tokens * backend_kv_format(parameters, KV_KEYS, c->kv_head_count, c->head_dim).row_bytes;
+}
+
+/* Bytes of one layer's keys and values. */
+static size_t layer_bytes(const struct plim_session *session)
+{
+    const struct model_config *c = &session->model->files.config;
+    return session->context_tokens *
+           backend_kv_bytes(&session->model->engine->parameters, c->kv_head_count, c->head_dim);
 }
 
 int plim_session_open(struct plim_session **out, struct plim_model *model, const struct plim_session_options *options,
@@ -21,6 +29,8 @@ int plim_session_open(struct plim_session **out, struct plim_model *model, const
     if (tokens > model->info.max_positions)
         return plim_err_input(err, "context of %zu tokens: the model has %zu positions", tokens,
                               model->info.max_positions);
+    if (backend_kv_check(&model->engine->parameters, model->info.head_dim, err) < 0)
+        return -1;
     session = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_METADATA, 1, sizeof *session, err);
     if (!session)
         return -1;
@@ -28,7 +38,7 @@ int plim_session_open(struct plim_session **out, struct plim_model *model, const
     session->context_tokens = tokens;
     /* No overflow: config.c bounds layers, heads, head_dim and positions so that their product is below 2^63. */
     session->cache = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_KV_CACHE,
-                                     2 * model->info.layer_count * half_layer_bytes(session), err);
+                                     model->info.layer_count * layer_bytes(session), err);
     if (!session->cache) {
         plim_session_close(session);
         return plim_err_wrap(err, "opening a session of %zu tokens", tokens);
@@ -74,10 +84,10 @@ void plim_session_rewind(struct plim_session *session, size_t position)
 
 void *session_keys(const struct plim_session *session, size_t layer)
 {
-    return (uint8_t *)session->cache + 2 * layer * half_layer_bytes(session);
+    return (uint8_t *)session->cache + layer * layer_bytes(session);
 }
 
 void *session_values(const struct plim_session *session, size_t layer)
 {
-    return (uint8_t *)session_keys(session, layer) + half_layer_bytes(session);
+    return (uint8_t *)session_keys(session, layer) + keys_bytes(session);
 }

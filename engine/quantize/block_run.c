@@ -16,8 +16,9 @@ int block_run_open(struct block_run *run, struct plim_model *model, size_t lengt
 
     *run = (struct block_run){ .length = length };
     block_init(&run->block, model);
+    /* fp16: quantize.c sees to that. */
     size_t cache_bytes =
-        backend_kv_bytes(&model->engine->parameters, length * c->kv_head_count * c->head_dim);
+        length * backend_kv_format(&model->engine->parameters, KV_KEYS, c->kv_head_count, c->head_dim).row_bytes;
     run->keys = alloc(run, PLIM_TAG_KV_CACHE, cache_bytes, err);
     run->values = run->keys ? alloc(run, PLIM_TAG_KV_CACHE, cache_bytes, err) : NULL;
     run->hidden = run->values ? alloc(run, PLIM_TAG_ACTIVATIONS, chunk_tokens(run) * c->hidden_size * sizeof(float), err)

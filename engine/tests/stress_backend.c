@@ -41,7 +41,7 @@ static void run(struct backend *b, float *x, float *y)
 
     CHECK(b->ops->rms_norm(b, x, weights, 1, 1e-6, ROWS, WIDTH, y, &err) == 0);
     CHECK(b->ops->rope(b, y, sin_cos, PAST, ROWS, HEADS, HEAD_DIM, &err) == 0);
-    CHECK(b->ops->kv_store(b, y, x, ROWS, KV_WIDTH, PAST, cache_k, cache_v, &err) == 0);
+    CHECK(b->ops->kv_store(b, &shape, y, x, ROWS, PAST, cache_k, cache_v, &err) == 0);
     CHECK(b->ops->attention(b, &shape, y, cache_k, cache_v, PAST, ROWS, y, &err) == 0);
     CHECK(b->ops->add(b, x, y, 1, N, &err) == 0);
     CHECK(b->ops->act_mul(b, ACTIVATION_SILU, y, x, N, &err) == 0);

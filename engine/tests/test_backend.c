@@ -178,6 +178,7 @@ static float *run_operations(enum plim_isa isa, int threads)
     float *x = random_floats(N, 1, 1), *y = random_floats(N, 1, 2), *weight = random_floats(WIDTH, 1, 3);
     float *table = random_floats((FIRST + ROWS) * HEAD_DIM, 1, 4), *out = calloc(6 * N, sizeof *out);
     uint16_t *halves = random_halves(100 * WIDTH, 1, 5), *cache = calloc(2 * (FIRST + ROWS) * WIDTH, sizeof *cache);
+    const struct attention_shape shape = { HEADS, HEADS, HEAD_DIM, 1, 0, 0 };
     int32_t ids[ROWS];
 
     cr_assert(N >= CPU_SMALL_ELEMENTS);
@@ -195,7 +196,7 @@ static float *run_operations(enum plim_isa isa, int threads)
     memcpy(out + 4 * N, x, N * sizeof *x);
     cr_assert_eq(ops->add(&f.backend, out + 4 * N, y, 0.5f, N, &err), 0);
     cr_assert_eq(ops->softcap(&f.backend, out + 4 * N, 1.5f, N, &err), 0);
-    cr_assert_eq(ops->kv_store(&f.backend, x, y, ROWS, WIDTH, FIRST, cache, cache + (FIRST + ROWS) * WIDTH, &err), 0);
+    cr_assert_eq(ops->kv_store(&f.backend, &shape, x, y, ROWS, FIRST, cache, cache + (FIRST + ROWS) * WIDTH, &err), 0);
     for (size_t i = 0; i < N; i++)
         out[5 * N + i] = half_to_float(cache[FIRST * WIDTH + i]) + half_to_float(cache[(2 * FIRST + ROWS) * WIDTH + i]);
     for (size_t i = 0; i < FIRST * WIDTH; i++)

@@ -13,6 +13,9 @@
  * promise of max_attention_size, R * C <= max_attention_size / threads. By default a piece is far smaller than that,
  * because one that stays in the cache is also the fastest.
  *
+ * A quantised cache is decoded a block at a time into a panel of the slot's, [C, head_dim], and stays rotated
+ * (kv_format.h): queries are rotated when a unit begins, results when it ends.
+ *
  * Keys and values are widened in registers, straight from the cache, each once for several query vectors. Packing them
  * into fp32 panels for the usual matrix kernel was tried: a tenth faster for long prompts, a quarter slower for few
  * rows, with four times the workspace and twice the code.
@@ -25,6 +28,7 @@
 #include <string.h>
 
 #include "cpu.h"
+#include "kv_cache.h"
 #include "plimsoll/units.h"
 
 /* q, O and S of a unit take 80 KiB for head_dim 128; beside them, keys and values of a block stay in the cache. */
@@ -43,6 +47,7 @@ struct attention_plan {
     size_t dim;              /* head_dim rounded up to a cache line: the stride of q and O */
     size_t score_floats;     /* one slot's piece */
     size_t state_floats;     /* one unit's state: q and O [R, dim], m and l [R] */
+    size_t panel_floats;     /* decoded keys or values [C, dim] of one slot; 0 when the cache needs no decoding */
 };
 
 static struct attention_plan plan_make(const struct attention_shape *shape, size_t past, size_t rows,
@@ -71,7 +76,14 @@ static struct attention_plan plan_make(const struct attention_shape *shape, size
     plan.dim = plim_round_up(shape->head_dim, CACHE_LINE);
     plan.score_floats = plan.block_vectors * plan.block_keys;
     plan.state_floats = plim_round_up(2 * plan.block_vectors * (plan.dim + 1), CACHE_LINE);
+    if (kv_is_quantised(backend_kv_format(parameters, KV_KEYS, shape->kv_head_count, shape->head_dim).element))
+        plan.panel_floats = plan.block_keys * plan.dim;
     return plan;
+}
+
+static size_t workspace_floats(const struct attention_plan *plan)
+{
+    return plan->slots * (plan->batch * plan->state_floats + plan->panel_floats);
 }
 
 struct attention_scratch cpu_attention_scratch(const struct attention_shape *shape, size_t past, size_t rows,
@@ -82,7 +94,7 @@ struct attention_scratch cpu_attention_scratch(const struct attention_shape *sha
     struct attention_plan plan = plan_make(shape, past, rows, parameters);
     return (struct attention_scratch){
         .attention_bytes = plan.slots * plan.score_floats * sizeof(float),
-        .workspace_bytes = plan.slots * plan.batch * plan.state_floats * sizeof(float),
+        .workspace_bytes = workspace_floats(&plan) * sizeof(float),
     };
 }
 
@@ -92,11 +104,17 @@ struct attention_job {
     const struct attention_plan *plan;
     const float *q;
     const void *cache_k, *cache_v;
-    bool cache_is_float;   /* else fp16 */
+    struct kv_format key_format, value_format;
     size_t past;
     float *out;
     float *scores;       /* [slots, score_floats] */
     float *workspace;    /* [slots, batch, state_floats] */
+    float *panels;       /* [slots, panel_floats] */
+};
+
+/* What a slot works with. */
+struct slot {
+    float *scores, *states, *panel;
 };
 
 /* One unit while it walks its keys. */
@@ -154,6 +172,8 @@ static void unit_begin(const struct attention_job *job, const struct unit *unit)
     for (size_t r = 0; r < unit->count; r++) {
         const float *q = job->q + vector_offset(job, unit->head, unit->first + r);
         job->kernels->from_float(q, job->shape->head_dim, job->shape->scale, unit->q + r * stride);
+        if (job->key_format.chunk)
+            kv_rotate(unit->q + r * stride, job->shape->head_dim, job->key_format.chunk);
         unit->max[r] = -INFINITY;
         unit->sum[r] = 0;
     }
@@ -161,9 +181,12 @@ static void unit_begin(const struct attention_job *job, const struct unit *unit)
 
 static void unit_end(const struct attention_job *job, const struct unit *unit)
 {
-    for (size_t r = 0; r < unit->count; r++)
-        job->kernels->from_float(unit->o + r * job->plan->dim, job->shape->head_dim, 1.0f / unit->sum[r],
-                                 job->out + vector_offset(job, unit->head, unit->first + r));
+    for (size_t r = 0; r < unit->count; r++) {
+        float *out = job->out + vector_offset(job, unit->head, unit->first + r);
+        job->kernels->from_float(unit->o + r * job->plan->dim, job->shape->head_dim, 1.0f / unit->sum[r], out);
+        if (job->value_format.chunk)
+            kv_rotate(out, job->shape->head_dim, job->value_format.chunk);
+    }
 }
 
 /* Scores of keys [key, key + count) become weights; O's rows are rescaled to the new maxima. */
@@ -192,28 +215,56 @@ static void unit_softmax(const struct attention_job *job, const struct unit *uni
     }
 }
 
+/* Rows of a cache as the kernels take them: halves or floats where they lie, or floats decoded into the panel. */
+struct cached {
+    const uint16_t *halves;   /* NULL: floats */
+    const float *floats;
+    size_t stride;
+};
+
+static struct cached cached_rows(const struct attention_job *job, const struct kv_format *format, const void *cache,
+                                 size_t head, size_t key, size_t count, float *panel)
+{
+    size_t dim = job->shape->head_dim, width = job->shape->kv_head_count * dim;
+
+    switch (format->element) {
+    case KV_F16:
+        return (struct cached){ .halves = (const uint16_t *)cache + key * width + head * dim, .stride = width };
+    case KV_F32:
+        return (struct cached){ .floats = (const float *)cache + key * width + head * dim, .stride = width };
+    case KV_Q8:
+    case KV_Q4:
+        break;
+    }
+    job->kernels->kv_decode(format, (const uint8_t *)cache + key * format->row_bytes, count, head * dim, dim, panel,
+                            job->plan->dim);
+    return (struct cached){ .floats = panel, .stride = job->plan->dim };
+}
+
 /* One block of keys for one unit. */
 static void unit_step(const struct attention_job *job, const struct unit *unit, size_t key, size_t count,
-                      float *scores)
+                      const struct slot *slot)
 {
     const struct attention_plan *plan = job->plan;
     const struct cpu_kernels *kernels = job->kernels;
-    size_t dim = job->shape->head_dim, stride = job->shape->kv_head_count * dim;
-    size_t at = key * stride + unit->head * dim;
+    size_t dim = job->shape->head_dim;
 
-    if (job->cache_is_float)
-        kernels->scores_float(unit->q, plan->dim, unit->count, (const float *)job->cache_k + at, stride, count, dim,
-                              scores, plan->block_keys);
+    struct cached keys = cached_rows(job, &job->key_format, job->cache_k, unit->head, key, count, slot->panel);
+    if (keys.halves)
+        kernels->scores_half(unit->q, plan->dim, unit->count, keys.halves, keys.stride, count, dim, slot->scores,
+                             plan->block_keys);
     else
-        kernels->scores_half(unit->q, plan->dim, unit->count, (const uint16_t *)job->cache_k + at, stride, count, dim,
-                             scores, plan->block_keys);
-    unit_softmax(job, unit, key, count, scores);
-    if (job->cache_is_float)
-        kernels->values_float(scores, plan->block_keys, unit->count, (const float *)job->cache_v + at, stride, count,
-                              dim, unit->o, plan->dim);
+        kernels->scores_float(unit->q, plan->dim, unit->count, keys.floats, keys.stride, count, dim, slot->scores,
+                              plan->block_keys);
+    unit_softmax(job, unit, key, count, slot->scores);
+
+    struct cached values = cached_rows(job, &job->value_format, job->cache_v, unit->head, key, count, slot->panel);
+    if (values.halves)
+        kernels->values_half(slot->scores, plan->block_keys, unit->count, values.halves, values.stride, count, dim,
+                             unit->o, plan->dim);
     else
-        kernels->values_half(scores, plan->block_keys, unit->count, (const uint16_t *)job->cache_v + at, stride, count,
-                             dim, unit->o, plan->dim);
+        kernels->values_float(slot->scores, plan->block_keys, unit->count, values.floats, values.stride, count, dim,
+                              unit->o, plan->dim);
 }
 
 /*
@@ -221,24 +272,24 @@ static void unit_step(const struct attention_job *job, const struct unit *unit, 
  * is visited once: decoding at 4096 tokens takes a third less time. When there are several, each is one whole head, and
  * all see the same keys.
  */
-static void batch_run(const struct attention_job *job, size_t first, size_t count, float *scores, float *workspace)
+static void batch_run(const struct attention_job *job, size_t first, size_t count, const struct slot *slot)
 {
     const struct attention_plan *plan = job->plan;
-    struct unit unit = unit_at(job, first, workspace);
+    struct unit unit = unit_at(job, first, slot->states);
     size_t begin = vector_keys(job, unit.first).begin;
     size_t end = vector_keys(job, unit.first + unit.count - 1).end;
 
     for (size_t i = 0; i < count; i++) {
-        unit = unit_at(job, first + i, workspace + i * plan->state_floats);
+        unit = unit_at(job, first + i, slot->states + i * plan->state_floats);
         unit_begin(job, &unit);
     }
     for (size_t key = begin; key < end; key += plan->block_keys)
         for (size_t i = 0; i < count; i++) {
-            unit = unit_at(job, first + i, workspace + i * plan->state_floats);
-            unit_step(job, &unit, key, plim_min(plan->block_keys, end - key), scores);
+            unit = unit_at(job, first + i, slot->states + i * plan->state_floats);
+            unit_step(job, &unit, key, plim_min(plan->block_keys, end - key), slot);
         }
     for (size_t i = 0; i < count; i++) {
-        unit = unit_at(job, first + i, workspace + i * plan->state_floats);
+        unit = unit_at(job, first + i, slot->states + i * plan->state_floats);
         unit_end(job, &unit);
     }
 }
@@ -248,11 +299,15 @@ static void run_slots(void *context, size_t begin, size_t end, int thread)
     const struct attention_job *job = context;
     const struct attention_plan *plan = job->plan;
     (void)thread;
-    for (size_t slot = begin; slot < end; slot++) {
-        size_t first = slot * plan->units / plan->slots, last = (slot + 1) * plan->units / plan->slots;
+    for (size_t s = begin; s < end; s++) {
+        const struct slot slot = {
+            .scores = job->scores + s * plan->score_floats,
+            .states = job->workspace + s * plan->batch * plan->state_floats,
+            .panel = job->panels + s * plan->panel_floats,
+        };
+        size_t first = s * plan->units / plan->slots, last = (s + 1) * plan->units / plan->slots;
         for (size_t unit = first; unit < last; unit += plan->batch)
-            batch_run(job, unit, plim_min(plan->batch, last - unit), job->scores + slot * plan->score_floats,
-                      job->workspace + slot * plan->batch * plan->state_floats);
+            batch_run(job, unit, plim_min(plan->batch, last - unit), &slot);
     }
 }
 
@@ -280,7 +335,8 @@ int cpu_attention(struct backend *backend, const struct attention_shape *shape, 
         .q = q,
         .cache_k = cache_k,
         .cache_v = cache_v,
-        .cache_is_float = backend->parameters->count[PLIM_KV_CACHE] == PLIM_KV_FP32,
+        .key_format = backend_kv_format(backend->parameters, KV_KEYS, shape->kv_head_count, shape->head_dim),
+        .value_format = backend_kv_format(backend->parameters, KV_VALUES, shape->kv_head_count, shape->head_dim),
         .past = past,
         .out = out,
     };
@@ -294,9 +350,10 @@ int cpu_attention(struct backend *backend, const struct attention_shape *shape, 
     if (!job.scores)
         goto out;
     job.workspace = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE,
-                                    plan.slots * plan.batch * plan.state_floats * sizeof *job.workspace, err);
+                                    workspace_floats(&plan) * sizeof *job.workspace, err);
     if (!job.workspace)
         goto out;
+    job.panels = job.workspace + plan.slots * plan.batch * plan.state_floats;
     /* A slot is a piece of the range: with one slot this is a plain call. */
     threads_run(plan.slots > 1 ? backend->threads : NULL, plan.slots, 1, run_slots, &job);
     backend->counters.attention_chunks += count_pieces(&job);

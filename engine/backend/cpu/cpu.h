@@ -6,6 +6,7 @@
  *
  *   cpu.c                          the table of operations, opening, the rule for threads
  *   norm.c rope.c elementwise.c    operations over rows: they cut the rows and call a kernel
+ *   kv_cache.c                     storing keys and values
  *   embed.c attention.c
  *   linear*.c                      linear layers
  *   kernels*.c, *_simd.h           the inner loops, one set for each instruction set
@@ -43,8 +44,8 @@ int cpu_rms_norm(struct backend *backend, const float *x, const float *weight, f
                  size_t width, float *out, struct plim_err *err);
 int cpu_rope(struct backend *backend, float *x, const float *sin_cos, size_t first, size_t rows, size_t head_count,
              size_t head_dim, struct plim_err *err);
-int cpu_kv_store(struct backend *backend, const float *k, const float *v, size_t rows, size_t width, size_t first,
-                 void *cache_k, void *cache_v, struct plim_err *err);
+int cpu_kv_store(struct backend *backend, const struct attention_shape *shape, const float *k, const float *v,
+                 size_t rows, size_t first, void *cache_k, void *cache_v, struct plim_err *err);
 int cpu_attention(struct backend *backend, const struct attention_shape *shape, const float *q,
                   const void *cache_k, const void *cache_v, size_t past, size_t rows, float *out,
                   struct plim_err *err);

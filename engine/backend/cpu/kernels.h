@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kv_format.h"
 #include "plimsoll/cpu.h"
 
 struct cpu_kernels {
@@ -57,6 +58,13 @@ struct cpu_kernels {
                          size_t key_count, size_t dim, float *scores, size_t scores_stride);
     void (*values_float)(const float *weights, size_t weights_stride, size_t rows, const float *values,
                          size_t value_stride, size_t key_count, size_t dim, float *out, size_t out_stride);
+
+    /*
+     * Elements first .. first + n - 1 of `rows` quantised rows of the cache to out [rows, out_stride], still rotated; first
+     * and n are multiples of the format's group.
+     */
+    void (*kv_decode)(const struct kv_format *format, const uint8_t *cache, size_t rows, size_t first, size_t n, float *out,
+                      size_t out_stride);
 };
 
 extern const struct cpu_kernels cpu_kernels_portable;

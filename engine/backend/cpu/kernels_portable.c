@@ -155,6 +155,19 @@ static float softmax_step(float *scores, size_t n, float *max, float *sum)
 DEFINE_CACHE_KERNELS(half, uint16_t, half_to_float)
 DEFINE_CACHE_KERNELS(float, float, AS_IT_IS)
 
+static void kv_decode(const struct kv_format *format, const uint8_t *cache, size_t rows, size_t first, size_t n, float *out,
+                      size_t out_stride)
+{
+    for (size_t r = 0; r < rows; r++, cache += format->row_bytes, out += out_stride) {
+        const uint16_t *scales = (const uint16_t *)(const void *)(cache + format->scale_offset);
+        for (size_t i = first; i < first + n; i++) {
+            float scale = half_to_float(scales[i / format->group]);
+            int code = format->element == KV_Q8 ? cache[i] - 128 : (cache[i / 2] >> (i % 2 * 4) & 15) - 8;
+            out[i - first] = (float)code * scale;
+        }
+    }
+}
+
 #define KERNELS_ISA PLIM_ISA_PORTABLE
 #define KERNELS_NAME cpu_kernels_portable
 #include "kernels_table.h"

@@ -18,4 +18,5 @@ const struct cpu_kernels KERNELS_NAME = {
     .values_half = values_half,
     .scores_float = scores_float,
     .values_float = values_float,
+    .kv_decode = kv_decode,
 };

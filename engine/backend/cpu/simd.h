@@ -75,6 +75,9 @@ KERNEL vf vf_load_bfloat(const uint16_t *p)
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
+/* The first VF_WIDTH bytes of x, as numbers. */
+KERNEL vf vf_from_bytes(__m128i x) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(x)); }
+
 /* Sums of four vectors, in order. */
 KERNEL __m128 vf_sum4(vf a, vf b, vf c, vf d)
 {
@@ -152,6 +155,9 @@ KERNEL vf vf_load_bfloat(const uint16_t *p)
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
+
+/* The first VF_WIDTH bytes of x, as numbers. */
+KERNEL vf vf_from_bytes(__m128i x) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)); }
 
 /* Sums of four vectors, in order. */
 KERNEL __m128 vf_sum4(vf a, vf b, vf c, vf d)

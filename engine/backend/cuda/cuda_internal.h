@@ -142,8 +142,8 @@ struct linear_scratch cuda_linear_scratch(const struct linear_shape *shape, size
                                           const struct plim_parameters *parameters);
 
 /* attention*.cu, kv*.cu */
-int cuda_kv_store(struct backend *backend, const float *k, const float *v, size_t rows, size_t width, size_t first,
-                  void *cache_k, void *cache_v, struct plim_err *err);
+int cuda_kv_store(struct backend *backend, const struct attention_shape *shape, const float *k, const float *v,
+                  size_t rows, size_t first, void *cache_k, void *cache_v, struct plim_err *err);
 int cuda_attention(struct backend *backend, const struct attention_shape *shape, const float *q, const void *cache_k,
                    const void *cache_v, size_t past, size_t rows, float *out, struct plim_err *err);
 struct attention_scratch cuda_attention_scratch(const struct attention_shape *shape, size_t past, size_t rows,

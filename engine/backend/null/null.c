@@ -54,8 +54,8 @@ static int null_rope(struct backend *backend, float *x, const float *sin_cos, si
     return 0;
 }
 
-static int null_kv_store(struct backend *backend, const float *k, const float *v, size_t rows, size_t width,
-                         size_t first, void *cache_k, void *cache_v, struct plim_err *err)
+static int null_kv_store(struct backend *backend, const struct attention_shape *shape, const float *k,
+                         const float *v, size_t rows, size_t first, void *cache_k, void *cache_v, struct plim_err *err)
 {
     return 0;
 }

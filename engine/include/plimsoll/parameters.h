@@ -30,6 +30,8 @@ enum plim_parameter {
     PLIM_BLAS_CORE,
     PLIM_CUDA_MODULE_LOADING,
     PLIM_KV_CACHE,
+    PLIM_ATTENTION_MODE,
+    PLIM_CUDA_GRAPH,
     PLIM_MEMORY_BUDGET,
     PLIM_PARAMETER_COUNT
 };
@@ -49,6 +51,7 @@ enum plim_parameter_scope {
 
 enum plim_dq_mode { PLIM_DQ_CHUNKED, PLIM_DQ_GATED };
 enum plim_kv_cache_type { PLIM_KV_FP16, PLIM_KV_FP32, PLIM_KV_Q8, PLIM_KV_Q6, PLIM_KV_Q4 };
+enum plim_attention_mode { PLIM_ATTENTION_FLASH, PLIM_ATTENTION_PLAIN };
 enum plim_cuda_loading { PLIM_CUDA_LAZY, PLIM_CUDA_EAGER };
 
 struct plim_parameter_row {
