@@ -14,17 +14,19 @@
 #include "metrics.h"
 #include "plimsoll/units.h"
 #include "plot_parts.h"
+#include "statistics.h"
 #include "table.h"
 
 #define PANEL_LIMIT 4
 #define SERIES_LIMIT 24
+#define NOTE_LIMIT 5
 #define COLOR_COUNT 7          /* style.gp */
 #define PLATEAU 0.01
 #define LABEL_FRACTION 0.05    /* of the x axis, for the name of a tick */
 #define LOG_SCALE_FROM 30.0    /* greatest over least value from which a panel gets a log axis */
 
 struct value {
-    double median, low, high, predicted;   /* NaN where there is none */
+    double median, low, high, predicted;   /* low and high: quartiles; NaN where there is none */
 };
 
 struct point {
@@ -74,13 +76,9 @@ static bool is_silent(const struct result_case *c, const char *metric)
 static struct value value_of(const struct result_case *c, const struct metric *metric)
 {
     const struct metric *prediction = find_prediction(c, metric->name);
-    struct value v = { metric_median(metric), metric->samples[0], metric->samples[0],
-                       prediction ? metric_median(prediction) : NAN };
-    for (size_t i = 1; i < metric->sample_count; i++) {
-        v.low = fmin(v.low, metric->samples[i]);
-        v.high = fmax(v.high, metric->samples[i]);
-    }
-    return v;
+    /* Not the extremes: on a shared machine one sample in a few is far out, and would set the scale for all. */
+    struct interval half = middle_half(metric->samples, metric->sample_count);
+    return (struct value){ half.estimate, half.low, half.high, prediction ? metric_median(prediction) : NAN };
 }
 
 static struct series *series_of(struct curve *curve, const struct plot_case *item, struct plim_err *err)
@@ -199,7 +197,7 @@ static void put_value(FILE *out, double value)
 static void put_data(FILE *out, const struct curve *curve)
 {
     char text[32];
-    fprintf(out, "# x: %s; then median, least, greatest, predicted of", curve->plot->x);
+    fprintf(out, "# x: %s; then median, lower quartile, upper quartile, predicted of", curve->plot->x);
     for (size_t p = 0; p < curve->panels; p++)
         fprintf(out, "%s %s", p ? "," : "", curve->y[p]);
     fprintf(out, "; then 1 where a case did not finish\n");
@@ -359,15 +357,18 @@ static void put_series(FILE *out, const struct curve *curve, size_t i)
 /* What the marks mean that this plot really has. */
 static void put_notes(FILE *out, const struct curve *curve)
 {
-    bool failed = false, knee = false, predicted = false;
-    const char *notes[4];
+    bool failed = false, knee = false, predicted = false, spread = false;
+    const char *notes[NOTE_LIMIT];
     int count = 0;
     for (size_t i = 0; i < curve->series_count; i++) {
         knee |= !isnan(curve->series[i].knee);
         for (size_t k = 0; k < curve->series[i].count; k++) {
             failed |= curve->series[i].points[k].failed;
-            for (size_t p = 0; p < curve->panels; p++)
-                predicted |= !isnan(curve->series[i].points[k].y[p].predicted);
+            for (size_t p = 0; p < curve->panels; p++) {
+                const struct value *v = &curve->series[i].points[k].y[p];
+                predicted |= !isnan(v->predicted);
+                spread |= v->high > v->low;
+            }
         }
     }
     if (knee) {
@@ -376,9 +377,11 @@ static void put_notes(FILE *out, const struct curve *curve)
     }
     if (predicted)
         notes[count++] = "wide pale line: predicted";
+    if (spread)
+        notes[count++] = "bar: middle half of the samples";
     if (failed)
         notes[count++] = "gap: a case did not finish";
-    fprintf(out, "notes = %d\narray note[4]\n", count);
+    fprintf(out, "notes = %d\narray note[%d]\n", count, NOTE_LIMIT);
     for (int i = 0; i < count; i++)
         fprintf(out, "note[%d] = '%s'\n", i + 1, notes[i]);
 }

@@ -39,6 +39,17 @@ double median(const double *values, size_t n)
     return result;
 }
 
+struct interval middle_half(const double *values, size_t n)
+{
+    double *sorted = n ? sorted_copy(values, n) : NULL;
+    struct interval half = { NAN, NAN, NAN };
+    if (sorted)
+        half = (struct interval){ quantile_of_sorted(sorted, n, 0.5), quantile_of_sorted(sorted, n, 0.25),
+                                  quantile_of_sorted(sorted, n, 0.75) };
+    free(sorted);
+    return half;
+}
+
 double robust_deviation(const double *values, size_t n)
 {
     double *distances = sorted_copy(values, n), middle = median(values, n);

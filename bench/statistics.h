@@ -25,6 +25,9 @@ struct interval {
     double estimate, low, high;
 };
 
+/* The median and the quartiles of n values: their middle half. NaN when n is 0 or memory is out. */
+struct interval middle_half(const double *values, size_t n);
+
 struct bootstrap_options {
     double level;        /* confidence, such as 0.99 */
     size_t resamples;

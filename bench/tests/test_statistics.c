@@ -15,6 +15,11 @@ Test(statistics, medians_and_quantiles)
     cr_assert_eq(median(odd, 3), 3);
     cr_assert_eq(median(even, 4), 2.5);
     cr_assert(isnan(median(NULL, 0)));
+
+    static const double far_out[] = { 4, 1, 1000, 3, 2 };
+    struct interval half = middle_half(far_out, 5);
+    cr_assert(half.estimate == 3 && half.low == 2 && half.high == 4);
+    cr_assert(isnan(middle_half(NULL, 0).low));
     /* numpy.quantile([10, 20, 30, 40], [0, .1, .5, .75, 1]) */
     cr_assert_eq(quantile_of_sorted(sorted, 4, 0), 10);
     cr_assert_float_eq(quantile_of_sorted(sorted, 4, 0.1), 13, 1e-12);

@@ -57,7 +57,7 @@ static const struct plim_parameter_row table[PLIM_PARAMETER_COUNT] = {
     [PLIM_MAX_ATTENTION_SIZE] = {
         .name = "max_attention_size", .type = PLIM_TYPE_COUNT, .scope = PLIM_SCOPE_ENGINE, .unit = "elements",
         .default_count = 2048 * 2048, .low = 1, .high = TI,
-        .help = "Bound on a chunk's attention matrix, tokens of the chunk times tokens seen",
+        .help = "Bound on the piece of the attention matrix (queries times keys) that is held at once",
         .origin = "ExLlamaV2 config.max_attention_size",
     },
     [PLIM_LOW_MEM] = {

@@ -1,5 +1,5 @@
 # Curves over one parameter: a panel for each metric, one above the other, a line for each series. The wide pale line is
-# the prediction; bars reach from the least to the greatest sample; a ring marks the knee of the first panel's curve.
+# the prediction; bars hold the middle half of the samples; a ring marks the knee of the first panel's curve.
 #
 # Needs: name, formats, title, subtitle, notes, note[], data, x_label, x_low, x_high, x_log, panels, panel_label[],
 # panel_scale[], panel_log[], panel_predicted[], series, series_title[], series_color[], series_dash[],
@@ -19,7 +19,7 @@ pale(c) = '#B0' . c[2:7]
 # Series that share a colour differ in dash and in whether their marks are filled.
 mark(s) = series_dash[s] > 1 ? open_point[series_color[s]] : point[series_color[s]]
 
-# k: 0 median, 1 least, 2 greatest, 3 predicted
+# k: 0 median, 1 lower quartile, 2 upper quartile, 3 predicted
 y_of(k, p) = column(2 + 4 * (p - 1) + k) / panel_scale[p]
 
 if (x_log) { set logscale x 2 }

@@ -10,12 +10,13 @@ x_low = real(964887)
 x_high = real(1.82324e+07)
 x_log = 1
 set xtics ('1 Mi' 1048576, '2 Mi' 2097152, '4 Mi' 4194304, '8 Mi' 8388608, '16 Mi' 16777216)
-notes = 4
-array note[4]
+notes = 5
+array note[5]
 note[1] = 'ring: the knee, from where on'
 note[2] = 'the top panel is level'
 note[3] = 'wide pale line: predicted'
-note[4] = 'gap: a case did not finish'
+note[4] = 'bar: middle half of the samples'
+note[5] = 'gap: a case did not finish'
 panels = 2
 array panel_label[2]
 array panel_scale[2]
