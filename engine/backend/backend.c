@@ -9,6 +9,7 @@
 #include "cpu/quantize_cpu.h"
 #ifdef PLIMSOLL_HAVE_CUDA
 #include "cuda/cuda_internal.h"
+#include "cuda/quantize_cuda.h"
 #endif
 #include "null/null.h"
 
@@ -22,7 +23,7 @@ struct backend_entry {
 static const struct backend_entry entries[] = {
     { "cpu", &cpu_backend_ops, &cpu_backend_predict_ops, &cpu_quantize_ops },
 #ifdef PLIMSOLL_HAVE_CUDA
-    { "cuda", &cuda_backend_ops, &cuda_backend_predict_ops, NULL },
+    { "cuda", &cuda_backend_ops, &cuda_backend_predict_ops, &cuda_quantize_ops },
 #endif
     { "null", &null_backend_ops, &null_backend_predict_ops, NULL },
 };
