@@ -10,8 +10,13 @@
 #include "plimsoll/random.h"
 
 static const struct threshold_switch switches[] = {
-    { "dq_rows", "4096", "0", "fused", "chunked", "prefill", "prompt_tokens", "prefill_tokens_per_s" },
-    { NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL },
+    { .parameter = "dq_rows", .below = "4096", .above = "0", .below_name = "fused", .above_name = "chunked",
+      .workload = "prefill", .argument = "prompt_tokens", .metric = "prefill_tokens_per_s", .power = 1, .from = 4, .to = 128 },
+    { .parameter = "hessian_offload_threshold", .below = "1Ti", .above = "0", .below_name = "in place",
+      .above_name = "slow tier", .workload = "quantize_layer", .settings = { { "method", "factor" }, { "length", "64" } },
+      .argument = "in_features", .metric = "phase_permute_time_ns", .metric_is_time = true, .power = 2,
+      .peak = "peak_in_permute_bytes", .from = 256, .to = 3072 },
+    { .parameter = NULL },
 };
 
 const struct threshold_switch *threshold_switches(void)
@@ -33,7 +38,8 @@ const struct threshold_switch *threshold_find(const char *parameter, struct plim
     if (nearest)
         plim_err_input(err, "%s is no switch that is known; did you mean %s?", parameter, nearest);
     else
-        plim_err_input(err, "%s is no switch between two ways that are timed here; known: %s", parameter, names[0]);
+        plim_err_input(err, "%s is no switch between two ways that are timed here; known: %s, %s", parameter, names[0],
+                       names[1]);
     return NULL;
 }
 
@@ -69,19 +75,35 @@ static int fill_request(struct case_request *request, const struct threshold_que
     *request = (struct case_request){ .parameters = q->parameters, .repeats = 1, .warmup = 1 };
     snprintf(size, sizeof size, "%.0f", x);
     if (!(request->workload = workload_find(q->which->workload, err)) || !(request->id = heap_strdup("threshold", err)) ||
-        !(request->model_directory = heap_strdup(q->model_directory, err)) ||
+        (q->model_directory && !(request->model_directory = heap_strdup(q->model_directory, err))) ||
         plim_parameters_set(&request->parameters, q->which->parameter, arm ? q->which->above : q->which->below, err) < 0 ||
         arguments_default(request->workload, &request->arguments, err) < 0)
         return -1;
+    for (size_t i = 0; q->which->settings[i][0]; i++)
+        if (argument_set(request->workload, &request->arguments, q->which->settings[i][0], q->which->settings[i][1],
+                         err) < 0)
+            return -1;
     return argument_set(request->workload, &request->arguments, q->argument ? q->argument : q->which->argument, size, err);
 }
 
-static int time_one(const struct threshold_question *q, int arm, double x, double *seconds, struct plim_err *err)
+/* The metric's value, which must be above 0. */
+static int read_metric(const struct result_case *report, const char *name, double *value, struct plim_err *err)
+{
+    const struct metric *metric = case_find_metric(report, name);
+
+    if (!metric || !(metric_median(metric) > 0))
+        return plim_err_set(err, PLIM_ERR_INTERNAL, "the worker reported no %s", name);
+    *value = metric_median(metric);
+    return 0;
+}
+
+static int time_one(struct threshold *t, const struct threshold_question *q, int arm, size_t size, double *seconds,
+                    struct plim_err *err)
 {
     struct execution execution = { .timeout_ns = q->timeout_ns };
     struct result_case report = { 0 };
     struct case_request request = { 0 };
-    const struct metric *rate;
+    double x = t->x[size], value = 0;
     int rc = fill_request(&request, q, arm, x, err);
 
     if (rc == 0)
@@ -89,13 +111,10 @@ static int time_one(const struct threshold_question *q, int arm, double x, doubl
     if (rc == 0 && report.outcome != OUTCOME_OK)
         rc = plim_err_set(err, PLIM_ERR_SYSTEM, "a run at %s %.0f %s: %s", q->which->argument, x,
                           outcome_name(report.outcome), report.detail ? report.detail : "");
-    if (rc == 0) {
-        rate = case_find_metric(&report, q->which->metric);
-        if (rate && metric_median(rate) > 0)
-            *seconds = x / metric_median(rate);
-        else
-            rc = plim_err_set(err, PLIM_ERR_INTERNAL, "the worker reported no %s", q->which->metric);
-    }
+    if (rc == 0 && (rc = read_metric(&report, q->which->metric, &value, err)) == 0)
+        *seconds = q->which->metric_is_time ? value / 1e9 : x / value;
+    if (rc == 0 && q->which->peak)
+        rc = read_metric(&report, q->which->peak, &t->peaks[arm][size], err);
     case_release(&report);
     case_request_release(&request);
     return rc;
@@ -112,7 +131,7 @@ static int time_round(struct threshold *t, const struct threshold_question *q, s
 
         if (interrupt_requested())
             return plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted");
-        if (time_one(q, arm, t->x[size], &t->times[arm][size * t->rounds + round], err) < 0)
+        if (time_one(t, q, arm, size, &t->times[arm][size * t->rounds + round], err) < 0)
             return -1;
     }
     if (q->log)
@@ -142,8 +161,9 @@ static int find_default(struct threshold *t, const struct threshold_question *q,
     if (plim_parameter_find(q->which->parameter, &parameter, err) < 0)
         return -1;
     t->default_value = plim_parameter_row(parameter)->default_count;
-    t->default_is_inside = !t->crossing.crosses_backwards && (double)t->default_value >= t->crossing.at.low &&
-                           (double)t->default_value <= t->crossing.at.high;
+    t->default_size = pow((double)t->default_value, 1 / q->which->power);
+    t->default_is_inside = !t->crossing.crosses_backwards && t->default_size >= t->crossing.at.low &&
+                           t->default_size <= t->crossing.at.high && isfinite(t->crossing.at.low);
     return 0;
 }
 
@@ -158,7 +178,8 @@ int threshold_measure(struct threshold *t, const struct threshold_question *q, s
     if (choose_sizes(t, q, err) < 0)
         goto failed;
     for (int arm = 0; arm < 2; arm++)
-        if (!(t->times[arm] = heap_calloc(t->size_count * t->rounds, sizeof **t->times, err)))
+        if (!(t->times[arm] = heap_calloc(t->size_count * t->rounds, sizeof **t->times, err)) ||
+            (q->which->peak && !(t->peaks[arm] = heap_calloc(t->size_count, sizeof **t->peaks, err))))
             goto failed;
     data = (struct crossing_data){ t->x, t->size_count, t->rounds, { t->times[0], t->times[1] } };
     if (time_all(t, q, err) < 0 || crossing_find(&data, &seeded, &t->crossing, err) < 0 || find_default(t, q, err) < 0)
@@ -173,7 +194,9 @@ failed:
 void threshold_release(struct threshold *t)
 {
     free(t->x);
-    free(t->times[0]);
-    free(t->times[1]);
+    for (int arm = 0; arm < 2; arm++) {
+        free(t->times[arm]);
+        free(t->peaks[arm]);
+    }
     *t = (struct threshold){ 0 };
 }

@@ -6,6 +6,7 @@
  * ways at several sizes, and the sizes where the two take equally long is compared with its default.
  */
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -19,8 +20,13 @@ struct threshold_switch {
     const char *below, *above;  /* values that force the way below, and the way above, at every size */
     const char *below_name, *above_name;
     const char *workload;
+    const char *settings[3][2]; /* its other arguments; ended by NULL */
     const char *argument;       /* that is the size */
-    const char *metric;         /* a rate of the argument's unit: time is size / rate */
+    const char *metric;         /* a rate of the argument's unit (time is size / rate), or the time itself */
+    bool metric_is_time;
+    double power;               /* the parameter counts size^power: 2 for the elements of a square matrix */
+    const char *peak;           /* metric of the memory that is at stake; NULL: the switch is about time alone */
+    int64_t from, to;           /* sizes when none are asked for */
 };
 
 /* The switches; ended by a NULL parameter. */
@@ -31,7 +37,7 @@ const struct threshold_switch *threshold_find(const char *parameter, struct plim
 struct threshold_question {
     const struct threshold_switch *which;
     const char *argument;                /* the size; NULL: the switch's own */
-    const char *model_directory;
+    const char *model_directory;         /* NULL where the workload takes none */
     struct plim_parameters parameters;   /* the others; as set */
     int64_t from, to;
     size_t size_count, rounds;
@@ -45,9 +51,11 @@ struct threshold {
     double *x;                           /* [size_count]; fewer when the range has fewer integers */
     size_t size_count, rounds;
     double *times[2];                    /* [size_count][rounds] in seconds */
+    double *peaks[2];                    /* [size_count] in bytes, where the switch has a peak */
     struct crossing crossing;            /* with a 95% interval */
     int64_t default_value;
-    bool default_is_inside;
+    double default_size;                 /* the size that it stands for */
+    bool default_is_inside;              /* the interval */
 };
 
 int threshold_measure(struct threshold *threshold, const struct threshold_question *question, struct plim_err *err);

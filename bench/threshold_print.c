@@ -47,6 +47,51 @@ static void row_cells(struct table *t, const struct threshold *threshold, size_t
     table_cell(t, below <= above ? STYLE_GOOD : STYLE_PLAIN, "%s", format_value(text, sizeof text, below, "ns"));
     table_cell(t, above < below ? STYLE_GOOD : STYLE_PLAIN, "%s", format_value(text, sizeof text, above, "ns"));
     table_cell(t, STYLE_PLAIN, "%.3f", above / below);
+    for (int arm = 0; arm < 2 && threshold->peaks[0]; arm++)
+        table_cell(t, STYLE_PLAIN, "%s", format_value(text, sizeof text, threshold->peaks[arm][size], "bytes"));
+}
+
+/* The curves do not cross among the sizes. */
+static void print_one_sided(const struct threshold *t, const struct threshold_question *q, FILE *out)
+{
+    const struct interval *at = &t->crossing.at;
+    bool below_wins = isinf(at->estimate);
+    char low[32], high[32];
+
+    fprintf(out, "%s is the faster one at every %s from %.0f to %.0f", below_wins ? q->which->below_name : q->which->above_name,
+            argument_of(q), t->x[0], t->x[t->size_count - 1]);
+    if (at->low != at->high)
+        fprintf(out, ", though the 95%% interval of a crossing is %s to %s", place(low, sizeof low, t, at->low),
+                place(high, sizeof high, t, at->high));
+    fputc('\n', out);
+}
+
+static void print_memory(const struct threshold *t, const struct threshold_question *q, FILE *out)
+{
+    size_t last = t->size_count - 1;
+    char below[40], above[40];
+
+    if (t->peaks[0])
+        fprintf(out, "memory, which it is there for: %s %s against %s by the %s at %s %.0f (%s)\n",
+                format_value(below, sizeof below, t->peaks[0][last], "bytes"), q->which->below_name,
+                format_value(above, sizeof above, t->peaks[1][last], "bytes"), q->which->above_name, argument_of(q),
+                t->x[last], q->which->peak);
+}
+
+static void print_default(const struct threshold *t, const struct threshold_question *q, FILE *out)
+{
+    const struct interval *at = &t->crossing.at;
+    bool timed = t->default_size >= t->x[0] && t->default_size <= t->x[t->size_count - 1];
+
+    fprintf(out, "the default, %s = %lld", q->which->parameter, (long long)t->default_value);
+    if (q->which->power != 1)
+        fprintf(out, " (%s %.1f)", argument_of(q), t->default_size);
+    if (t->default_is_inside)
+        fputs(", lies inside\n", out);
+    else if (!timed && (isinf(at->estimate) || at->estimate <= 0))
+        fputs(", is not among the sizes that were timed\n", out);
+    else
+        fprintf(out, ", lies %s it\n", t->default_size < at->low ? "below" : "above");
 }
 
 static void print_verdict(const struct threshold *t, const struct threshold_question *q, FILE *out)
@@ -59,31 +104,42 @@ static void print_verdict(const struct threshold *t, const struct threshold_ques
                 q->which->above_name, q->which->below_name, q->which->parameter);
         return;
     }
-    fprintf(out, "%s becomes the faster one at %s %s, 95%% interval %s to %s (%s through medians of %zu rounds, "
-            "residual %.1f%%)\n",
-            q->which->above_name, argument_of(q), place(at, sizeof at, t, c->at.estimate),
-            place(low, sizeof low, t, c->at.low), place(high, sizeof high, t, c->at.high),
-            c->curve == CURVE_LINE ? "lines" : "powers", t->rounds, 100 * c->residual);
+    if (isinf(c->at.estimate) || c->at.estimate <= 0)
+        print_one_sided(t, q, out);
+    else
+        fprintf(out,
+                "%s becomes the faster one at %s %s, 95%% interval %s to %s (%s through medians of %zu rounds, "
+                "residual %.1f%%)\n",
+                q->which->above_name, argument_of(q), place(at, sizeof at, t, c->at.estimate),
+                place(low, sizeof low, t, c->at.low), place(high, sizeof high, t, c->at.high),
+                c->curve == CURVE_LINE ? "lines" : "powers", t->rounds, 100 * c->residual);
     if (c->residual > POOR_FIT)
         fprintf(out, "note: the curves miss the medians by %.0f%%; on a quieter machine, or between closer sizes, they may fit\n",
                 100 * c->residual);
     if (c->reversed > 0.01)
         fprintf(out, "note: in %.0f%% of redraws the curves cross the wrong way round; more rounds would help\n",
                 100 * c->reversed);
-    fprintf(out, "the default, %s = %lld, lies %s\n", q->which->parameter, (long long)t->default_value,
-            t->default_is_inside ? "inside" : (double)t->default_value < c->at.low ? "below it" : "above it");
+    print_default(t, q, out);
+    print_memory(t, q, out);
 }
 
 int threshold_print(const struct threshold *t, const struct threshold_question *q, FILE *out, bool colours,
                     struct plim_err *err)
 {
     struct table table = TABLE_INIT;
+    char below[64], above[64];
     int rc;
 
     table_column(&table, argument_of(q), TABLE_RIGHT);
     table_column(&table, q->which->below_name, TABLE_RIGHT);
     table_column(&table, q->which->above_name, TABLE_RIGHT);
     table_column(&table, "ratio", TABLE_RIGHT);
+    if (t->peaks[0]) {
+        snprintf(below, sizeof below, "peak %s", q->which->below_name);
+        snprintf(above, sizeof above, "peak %s", q->which->above_name);
+        table_column(&table, below, TABLE_RIGHT);
+        table_column(&table, above, TABLE_RIGHT);
+    }
     for (size_t i = 0; i < t->size_count; i++)
         row_cells(&table, t, i);
     rc = table_print(&table, out, colours, err);
@@ -109,6 +165,16 @@ static bool add_samples(cJSON *object, const char *name, const double *samples, 
     return array && cJSON_AddItemToObject(object, name, array);
 }
 
+static bool add_peaks(cJSON *item, const struct threshold *t, const struct threshold_question *q, size_t size)
+{
+    cJSON *peaks = t->peaks[0] ? cJSON_AddObjectToObject(item, q->which->peak) : NULL;
+
+    if (!t->peaks[0])
+        return true;
+    return peaks && cJSON_AddNumberToObject(peaks, q->which->below_name, t->peaks[0][size]) &&
+           cJSON_AddNumberToObject(peaks, q->which->above_name, t->peaks[1][size]);
+}
+
 static bool add_sizes(cJSON *root, const struct threshold *t, const struct threshold_question *q)
 {
     cJSON *sizes = cJSON_AddArrayToObject(root, "sizes");
@@ -118,7 +184,7 @@ static bool add_sizes(cJSON *root, const struct threshold *t, const struct thres
 
         if (!item || !cJSON_AddItemToArray(sizes, item) || !cJSON_AddNumberToObject(item, argument_of(q), t->x[i]) ||
             !add_samples(item, q->which->below_name, samples_of(t, 0, i), t->rounds) ||
-            !add_samples(item, q->which->above_name, samples_of(t, 1, i), t->rounds))
+            !add_samples(item, q->which->above_name, samples_of(t, 1, i), t->rounds) || !add_peaks(item, t, q, i))
             return false;
     }
     return sizes != NULL;
@@ -206,7 +272,7 @@ int threshold_plot(const struct threshold *t, const struct threshold_question *q
         put_real(sheet.preamble, "x_high", t->x[t->size_count - 1]);
         put_real(sheet.preamble, "low", clamp(t, t->crossing.at.low));
         put_real(sheet.preamble, "high", clamp(t, t->crossing.at.high));
-        put_real(sheet.preamble, "default_value", (double)t->default_value);
+        put_real(sheet.preamble, "default_value", t->default_size);
     }
     rc = plot_sheet_finish(&sheet, draw, err);
     free(name);

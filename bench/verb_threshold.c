@@ -24,10 +24,12 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
-    { "model", OPTION_MODEL, "DIR", 0, "The model to time (required)", 0 },
-    { "x", OPTION_X, "ARGUMENT", 0, "The workload's argument that is the size (default: prompt_tokens for dq_rows)", 0 },
-    { "from", OPTION_FROM, "N", 0, "The smallest size (default: 4)", 0 },
-    { "to", OPTION_TO, "N", 0, "The largest size (default: 128)", 0 },
+    { "model", OPTION_MODEL, "DIR", 0, "The model to time, where the switch works in one (dq_rows)", 0 },
+    { "x", OPTION_X, "ARGUMENT", 0,
+      "The workload's argument that is the size (default: prompt_tokens for dq_rows, in_features for "
+      "hessian_offload_threshold)", 0 },
+    { "from", OPTION_FROM, "N", 0, "The smallest size (default: 4 tokens, 256 features)", 0 },
+    { "to", OPTION_TO, "N", 0, "The largest size (default: 128 tokens, 3072 features)", 0 },
     { "sizes", OPTION_SIZES, "N", 0, "Sizes between them, spread by ratio (default: 8)", 0 },
     { "rounds", OPTION_ROUNDS, "N", 0, "Times that each size is run each way (default: 7)", 0 },
     { "seed", OPTION_SEED, "N", 0, "Of the random order and of the bootstrap (default: 1)", 0 },
@@ -45,9 +47,7 @@ static void check(struct arguments *a, struct argp_state *state)
 
     if (!a->parameter)
         argp_error(state, "a parameter is needed, such as dq_rows");
-    if (!q->model_directory)
-        argp_error(state, "--model DIR is needed");
-    if (q->from >= q->to)
+    if (q->from && q->to && q->from >= q->to)
         argp_error(state, "--from is %lld and --to is %lld; wanted a range", (long long)q->from, (long long)q->to);
 }
 
@@ -122,6 +122,24 @@ static int tell(const struct arguments *a, const struct threshold *threshold, st
     return text ? 0 : -1;
 }
 
+/* What only the switch knows: whether there is a model, and sizes that suit it. */
+static int settle_question(struct threshold_question *q, struct plim_err *err)
+{
+    const struct workload *workload = workload_find(q->which->workload, err);
+
+    if (!workload)
+        return -1;
+    if (workload->needs_model && !q->model_directory)
+        return plim_err_input(err, "%s is timed in a model: --model DIR is needed", q->which->parameter);
+    if (!workload->needs_model && q->model_directory)
+        return plim_err_input(err, "%s is timed without a model: leave out --model", q->which->parameter);
+    q->from = q->from ? q->from : q->which->from;
+    q->to = q->to ? q->to : q->which->to;
+    if (q->from >= q->to)
+        return plim_err_input(err, "sizes from %lld to %lld are no range", (long long)q->from, (long long)q->to);
+    return 0;
+}
+
 static int run(struct arguments *a, struct plim_err *err)
 {
     struct process_executor processes = { 0 };
@@ -134,6 +152,8 @@ static int run(struct arguments *a, struct plim_err *err)
         !(program = plim_self_path(err)))
         goto out;
     processes.program = program;
+    if (settle_question(&a->question, err) < 0)
+        goto out;
     a->question.executor = &executor;
     a->question.parameters = a->flags.parameters;
     a->question.log = a->quiet ? NULL : stderr;
@@ -156,14 +176,13 @@ int verb_threshold(int argc, char **argv)
     struct argp argp = {
         options, parse_option, "PARAMETER",
         "Times both ways of a switch at several sizes, in random order, each run in a fresh process, and says where they "
-        "cross, with a 95% interval, and whether the default lies inside. Known: dq_rows.\v"
+        "cross, with a 95% interval, and whether the default lies inside. Known: dq_rows, hessian_offload_threshold.\v"
         "Exit status: 0 measured, 1 a run failed, 2 bad usage, model or parameter.",
         a.flags.children, NULL, NULL
     };
     struct plim_err err = PLIM_ERR_INIT;
 
-    a.question = (struct threshold_question){ .from = 4, .to = 128, .size_count = 8, .rounds = 7, .seed = 1,
-                                              .timeout_ns = 120 * (uint64_t)1000000000 };
+    a.question = (struct threshold_question){ .size_count = 8, .rounds = 7, .seed = 1, .timeout_ns = 120 * (uint64_t)1000000000 };
     parameter_flags_init(&a.flags);
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     if (run(&a, &err) < 0) {

@@ -297,6 +297,51 @@ Test(threshold, the_same_seed_gives_the_same_answer)
     threshold_release(&b);
 }
 
+/* In place: 10 ns a pair of features. By the slow tier: 40 ns, and 1000. They never cross, and peaks tell what it is for. */
+static int mock_hessian_case(void *context, const struct case_request *request, const struct execution *execution,
+                             struct result_case *out, struct plim_err *e)
+{
+    struct mock *mock = context;
+    double k = (double)argument_count(&request->arguments, "in_features");
+    bool slow = request->parameters.count[PLIM_HESSIAN_OFFLOAD_THRESHOLD] == 0;
+    double ns = (slow ? 1000 + 40 * k * k : 10 * k * k) * (1 + 0.002 * (mock->runs++ % 11 - 5));
+
+    (void)execution;
+    cr_assert_str_eq(request->workload->name, "quantize_layer");
+    cr_assert_str_eq(argument_text(&request->arguments, "method"), "factor");
+    cr_assert_null(request->model_directory);
+    return report(out, "phase_permute_time_ns", ns, e) < 0 ||
+           report(out, "peak_in_permute_bytes", slow ? 8 * k : 8 * k + 4 * k * k, e) < 0 ? -1 : 0;
+}
+
+Test(threshold, a_switch_that_buys_memory_tells_both_sides_memory)
+{
+    struct mock mock = { 0 };
+    struct executor executor = { .run_case = mock_hessian_case, .context = &mock };
+    struct threshold_question q = ask_threshold(&executor);
+    struct threshold t;
+    size_t length;
+    char *text = NULL;
+    FILE *out = open_memstream(&text, &length);
+
+    q.which = threshold_find("hessian_offload_threshold", &err);
+    q.model_directory = NULL;
+    q.from = 64;
+    q.to = 1024;
+    cr_assert_eq(threshold_measure(&t, &q, &err), 0, "%s", err.message);
+    cr_expect(isinf(t.crossing.at.estimate));
+    cr_expect_eq(t.peaks[0][6] - t.peaks[1][6], 4 * 1024 * 1024);
+    cr_expect_float_eq(t.default_size, 24494.9, 0.05);
+    cr_expect(!t.default_is_inside);
+    cr_assert_eq(threshold_print(&t, &q, out, false, &err), 0);
+    fclose(out);
+    cr_expect(strstr(text, "in place is the faster one at every in_features from 64 to 1024"), "%s", text);
+    cr_expect(strstr(text, "(in_features 24494.9), is not among the sizes"), "%s", text);
+    cr_expect(strstr(text, "4.01 MiB in place against 8.00 KiB by the slow tier"), "%s", text);
+    free(text);
+    threshold_release(&t);
+}
+
 Test(threshold, what_cannot_be_timed_is_an_error)
 {
     struct mock mock = { .crashes = true };

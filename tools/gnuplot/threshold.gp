@@ -11,7 +11,7 @@ set bmargin at screen 0.11
 set logscale xy
 set xrange [x_low / 1.1:x_high * 1.1]
 set grid xtics ytics lt 1 lc rgb grid_color lw 1
-set xtics (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+set xtics (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 set xlabel x_label
 set ylabel 'time, ' . time_unit
 set key top left Left reverse samplen 2 spacing 1.3
