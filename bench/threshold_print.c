@@ -257,9 +257,12 @@ int threshold_plot(const struct threshold *t, const struct threshold_question *q
         return -1;
     snprintf(title, sizeof title, "%s: where %s and %s take equally long", q->which->parameter, q->which->below_name,
              q->which->above_name);
-    snprintf(subtitle, sizeof subtitle, "crossing at %s (95%% interval %s to %s); the default is %lld",
-             place(at, sizeof at, t, t->crossing.at.estimate), place(low, sizeof low, t, t->crossing.at.low),
-             place(high, sizeof high, t, t->crossing.at.high), (long long)t->default_value);
+    size_t used = (size_t)snprintf(subtitle, sizeof subtitle, "crossing at %s (95%% interval %s to %s); the default is %lld",
+                                   place(at, sizeof at, t, t->crossing.at.estimate),
+                                   place(low, sizeof low, t, t->crossing.at.low),
+                                   place(high, sizeof high, t, t->crossing.at.high), (long long)t->default_value);
+    if (q->which->power != 1 && used < sizeof subtitle)
+        snprintf(subtitle + used, sizeof subtitle - used, " (%s %.1f)", argument_of(q), t->default_size);
     if (plot_sheet_open(&sheet, err) == 0) {
         put_samples(sheet.data, t);
         put_curves(sheet.data, t);
