@@ -1,0 +1,575 @@
+/* Linear layers: making them ready, choosing the way through them, and saying in advance what that will hold. */
+
+#include "linear.h"
+
+#include <string.h>
+
+#include "half.h"
+#include "plimsoll/units.h"
+
+/*
+ * dq_rows=auto. 4096 x 14336 of 4 bits on an H100: the fused kernel for tiles of 64 rows against expanding and cuBLAS;
+ * see bench_cuda_linear.
+ */
+#define CUDA_DQ_ROWS ((size_t)192)
+
+/* Piece of q_weight that is on the device in the file's order at one time, unless one row of tiles is larger. */
+#define STAGING_BYTES ((size_t)8 << 20)
+
+/* ---- choosing ---- */
+
+/* dq_mode=gated, as ExLlamaV2 decides (memory-model notes, 1.3). */
+static bool gate_expands(const struct cuda_linear_shape *shape, size_t max_elements)
+{
+    return shape->in_features <= max_elements / shape->stored_out_features / 128 * 128;
+}
+
+enum cuda_linear_path cuda_linear_path(const struct cuda_linear_shape *shape, const struct plim_parameters *parameters)
+{
+    size_t limit = (size_t)parameters->count[PLIM_MAX_DQ_SIZE];
+    int64_t dq_rows = parameters->count[PLIM_DQ_ROWS];
+
+    if (!shape->is_exl2)
+        return shape->rows <= LINEAR_DENSE_ROWS ? CUDA_LINEAR_DOTS : CUDA_LINEAR_PRODUCT;
+    if (shape->rows <= (dq_rows < 0 ? CUDA_DQ_ROWS : (size_t)dq_rows) || shape->rows == 1)
+        return CUDA_LINEAR_FUSED;
+    if (parameters->count[PLIM_DQ_MODE] == PLIM_DQ_GATED && !gate_expands(shape, limit))
+        return CUDA_LINEAR_FUSED;
+    /* Below a tile there is nothing that could be expanded by itself. */
+    return limit < 32 * 32 ? CUDA_LINEAR_FUSED : CUDA_LINEAR_CHUNKED;
+}
+
+/* ---- one block of device memory for each matrix ---- */
+
+struct block_layout {
+    size_t tiles, scales, units, invperm, segments, weight, bias;   /* offsets */
+    size_t total;
+};
+
+static size_t place(struct block_layout *layout, size_t bytes)
+{
+    size_t at = layout->total;
+    layout->total = plim_round_up(at + bytes, CUDA_LINEAR_ALIGN);
+    return at;
+}
+
+static struct block_layout block_layout(const struct linear_shape *shape)
+{
+    struct block_layout l = { 0 };
+
+    if (shape->is_exl2) {
+        l.tiles = place(&l, shape->word_rows * shape->stored_out_features * sizeof(uint32_t));
+        l.scales = place(&l, shape->group_count * shape->stored_out_features / 2);
+        l.units = place(&l, shape->group_count * sizeof(uint16_t));
+        l.invperm = place(&l, shape->in_features * sizeof(uint16_t));
+        l.segments = place(&l, shape->group_count * sizeof(struct linear_segment));
+    } else {
+        l.weight = place(&l, shape->in_features * shape->out_features * dtype_bytes(shape->dtype));
+    }
+    if (shape->has_bias)
+        l.bias = place(&l, shape->out_features * sizeof(float));
+    return l;
+}
+
+static struct linear_shape shape_of_source(const struct linear_source *source)
+{
+    return (struct linear_shape){
+        .is_exl2 = source->is_exl2,
+        .dtype = source->dtype,
+        .in_features = source->in_features,
+        .out_features = source->out_features,
+        .stored_out_features = source->is_exl2 ? source->exl2.out_features : source->out_features,
+        .group_count = source->is_exl2 ? source->exl2.group_count : 0,
+        .word_rows = source->is_exl2 ? source->exl2.word_rows : 0,
+        .has_bias = source->bias != NULL,
+        .prescale = source->prescale,
+    };
+}
+
+static size_t stored_bytes(const struct linear_shape *shape)
+{
+    if (!shape->is_exl2)
+        return shape->in_features * shape->out_features * dtype_bytes(shape->dtype);
+    return shape->word_rows * shape->stored_out_features * sizeof(uint32_t) +
+           shape->group_count * (shape->stored_out_features / 8) * sizeof(uint32_t);
+}
+
+size_t cuda_matrix_bytes(const struct linear_shape *shape, const struct plim_parameters *parameters)
+{
+    (void)parameters;
+    return block_layout(shape).total;
+}
+
+size_t cuda_matrix_host_bytes(const struct linear_shape *shape)
+{
+    (void)shape;
+    return sizeof(struct cuda_matrix);
+}
+
+/* Nothing is read in place. */
+size_t cuda_matrix_mapped_bytes(const struct linear_shape *shape)
+{
+    (void)shape;
+    return 0;
+}
+
+/* ---- EXL2 ---- */
+
+/* Word rows that are staged at a time: whole tiles of the widest codes, at least one. */
+static size_t staging_rows(size_t word_rows, size_t stored_out_features)
+{
+    size_t fit = STAGING_BYTES / (stored_out_features * sizeof(uint32_t));
+    return plim_min(plim_max(fit, 8), word_rows);
+}
+
+size_t cuda_matrix_staging_bytes(const struct linear_shape *shape)
+{
+    if (!shape->is_exl2)
+        return 0;
+    size_t codes = staging_rows(shape->word_rows, shape->stored_out_features) * shape->stored_out_features;
+    size_t scales = shape->group_count * (shape->stored_out_features / 8);
+    return plim_max(codes, scales) * sizeof(uint32_t);
+}
+
+/* Runs of groups of one width and size; the last of a run may be shorter. */
+static uint32_t find_segments(const struct exl2_matrix *exl2, struct linear_segment *segments)
+{
+    uint32_t count = 0;
+    bool closed = true;   /* the run's last group was shorter than the others */
+
+    for (size_t g = 0; g < exl2->group_count; g++) {
+        const struct exl2_group *group = &exl2->groups[g];
+        uint16_t tiles = (uint16_t)(group->row_count / 32);
+        struct linear_segment *run = count ? &segments[count - 1] : NULL;
+        if (closed || run->bits != group->bits || tiles > run->group_tiles) {
+            segments[count++] = (struct linear_segment){
+                .first_tile = (uint16_t)(group->first_row / 32),
+                .first_word_row = (uint16_t)group->first_word,
+                .first_group = (uint16_t)g,
+                .group_tiles = tiles,
+                .bits = (uint16_t)group->bits,
+            };
+            closed = false;
+        } else if (tiles < run->group_tiles) {
+            closed = true;
+        }
+    }
+    return count;
+}
+
+/* The first tile after `tile` whose words don't fit into `rows` word rows any more; `word_row`: where `tile` begins. */
+static uint32_t last_fitting_tile(const struct exl2_matrix *exl2, size_t *group, uint32_t tile, size_t rows,
+                                  size_t *taken)
+{
+    uint32_t all = (uint32_t)(exl2->in_features / 32);
+
+    *taken = 0;
+    while (tile < all) {
+        const struct exl2_group *g = &exl2->groups[*group];
+        uint32_t end = (g->first_row + g->row_count) / 32;
+        uint32_t fit = (uint32_t)plim_min(end - tile, (rows - *taken) / g->bits);
+        *taken += (size_t)fit * g->bits;
+        tile += fit;
+        if (tile < end)
+            break;
+        ++*group;
+    }
+    return tile;
+}
+
+static int load_codes(struct backend *backend, const struct linear_tiles *tiles, uint32_t *to,
+                      const struct exl2_matrix *exl2, const struct exl2_tensors *tensors, uint32_t *staging,
+                      struct plim_err *err)
+{
+    struct cuda *cuda = cuda_of(backend);
+    size_t row_bytes = exl2->out_features * sizeof(uint32_t), word_row = 0, group = 0, taken;
+    size_t rows = staging_rows(exl2->word_rows, exl2->out_features);
+
+    for (uint32_t tile = 0, end; tile < exl2->in_features / 32; tile = end, word_row += taken) {
+        end = last_fitting_tile(exl2, &group, tile, rows, &taken);
+        if (cuda_upload(backend, staging, (const char *)tensors->q_weight + word_row * row_bytes, taken * row_bytes,
+                        err) < 0 ||
+            cuda_check(linear_load_codes(tiles, to, staging, (uint32_t)word_row, tile, end, cuda->stream),
+                       "arranging EXL2 codes", err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* The small tables, gathered in host memory and uploaded at once. */
+static int load_tables(struct backend *backend, struct cuda_matrix *made, const struct exl2_matrix *exl2,
+                       const struct block_layout *layout, struct plim_err *err)
+{
+    size_t bytes = layout->segments - layout->units + exl2->group_count * sizeof(struct linear_segment);
+    char *tables = plim_pool_calloc(backend->pool, PLIM_HOST, PLIM_TAG_IO, 1, bytes, err);
+    int rc = -1;
+
+    if (!tables)
+        return -1;
+    uint16_t *units = (uint16_t *)(void *)tables;
+    struct linear_segment *segments = (void *)(tables + (layout->segments - layout->units));
+    for (size_t g = 0; g < exl2->group_count; g++)
+        units[g] = half_from_float(exl2->groups[g].scale_unit);
+    memcpy(tables + (layout->invperm - layout->units), exl2->invperm, exl2->in_features * sizeof(uint16_t));
+    made->tiles.segment_count = find_segments(exl2, segments);
+    memcpy(made->tiles.near_segments, segments,
+           plim_min(made->tiles.segment_count, LINEAR_NEAR_SEGMENTS) * sizeof *segments);
+    rc = cuda_upload(backend, (char *)made->block + layout->units, tables, bytes, err);
+    plim_pool_free(backend->pool, tables);
+    return rc;
+}
+
+static int load_exl2(struct backend *backend, struct cuda_matrix *made, const struct linear_source *source,
+                     const struct exl2_matrix *exl2, const struct block_layout *layout, struct plim_err *err)
+{
+    char *block = made->block;
+    size_t scale_words = exl2->group_count * (exl2->out_features / 8);
+    struct linear_shape shape = shape_of_source(source);
+    int rc = -1;
+
+    uint32_t *staging = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_IO, cuda_matrix_staging_bytes(&shape), err);
+    if (!staging)
+        return -1;
+    made->tiles = (struct linear_tiles){
+        .tiles = (uint32_t *)(void *)(block + layout->tiles),
+        .scales = (uint16_t *)(void *)(block + layout->scales),
+        .units = (uint16_t *)(void *)(block + layout->units),
+        .invperm = (uint16_t *)(void *)(block + layout->invperm),
+        .segments = (struct linear_segment *)(void *)(block + layout->segments),
+        .in_features = (uint32_t)exl2->in_features,
+        .stored_out_features = (uint32_t)exl2->out_features,
+        .out_features = (uint32_t)source->out_features,
+        .group_count = (uint32_t)exl2->group_count,
+        .word_rows = (uint32_t)exl2->word_rows,
+    };
+    if (load_tables(backend, made, exl2, layout, err) < 0 ||
+        load_codes(backend, &made->tiles, (uint32_t *)(void *)(block + layout->tiles), exl2, &source->exl2, staging,
+                   err) < 0 ||
+        cuda_upload(backend, staging, source->exl2.q_scale, scale_words * sizeof(uint32_t), err) < 0)
+        goto out;
+    rc = cuda_check(linear_load_scales(&made->tiles, (uint16_t *)(void *)(block + layout->scales), staging,
+                                       cuda_of(backend)->stream),
+                    "arranging EXL2 scales", err);
+
+out:
+    plim_pool_free(backend->pool, staging);
+    return rc;
+}
+
+static int init_exl2(struct backend *backend, struct cuda_matrix *made, const struct linear_source *source,
+                     struct plim_err *err)
+{
+    struct linear_shape shape = shape_of_source(source);
+    struct block_layout layout = block_layout(&shape);
+    struct exl2_matrix exl2;
+    int rc = -1;
+
+    if (exl2_matrix_tables(&exl2, backend->pool, &source->exl2, source->prescale, err) < 0)
+        return -1;
+    if (exl2.in_features != source->in_features || exl2.out_features < source->out_features) {
+        plim_err_input(err, "layer %s: stored as %zu x %zu, expected %zu x %zu", source->name, exl2.in_features,
+                       exl2.out_features, source->in_features, source->out_features);
+        goto out;
+    }
+    made->is_exl2 = true;
+    made->alpha = 1.0f;   /* the prescale is in the scales */
+    made->block = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WEIGHTS, layout.total, err);
+    if (!made->block)
+        goto out;
+    rc = load_exl2(backend, made, source, &exl2, &layout, err);
+
+out:
+    exl2_matrix_release(&exl2, backend->pool);
+    return rc;
+}
+
+/* ---- dense ---- */
+
+static bool all_finite(enum dtype dtype, const void *values, size_t n)
+{
+    const unsigned char *bytes = values;   /* a file may hold them at odd addresses */
+    uint32_t infinity = dtype == DTYPE_F32 ? 0x7f800000u : dtype == DTYPE_F16 ? 0x7c00u : 0x7f80u;
+    bool finite = true;
+
+    for (size_t i = 0; i < n; i++) {
+        uint32_t value32;
+        uint16_t value16;
+        if (dtype == DTYPE_F32) {
+            memcpy(&value32, bytes + 4 * i, sizeof value32);
+        } else {
+            memcpy(&value16, bytes + 2 * i, sizeof value16);
+            value32 = value16;
+        }
+        finite &= (value32 & infinity) != infinity;
+    }
+    return finite;
+}
+
+static int init_dense(struct backend *backend, struct cuda_matrix *made, const struct linear_source *source,
+                      struct plim_err *err)
+{
+    struct linear_shape shape = shape_of_source(source);
+    struct block_layout layout = block_layout(&shape);
+    size_t n = source->in_features * source->out_features;
+
+    if (source->dtype != DTYPE_F32 && source->dtype != DTYPE_F16 && source->dtype != DTYPE_BF16)
+        return plim_err_input(err, "tensor %s.weight: dtype %s, expected F32, F16 or BF16", source->name,
+                              dtype_name(source->dtype));
+    if (!all_finite(source->dtype, source->weight, n))
+        return plim_err_input(err, "tensor %s.weight: NaN or infinity, expected finite values", source->name);
+    made->dtype = source->dtype;
+    made->alpha = source->prescale;
+    made->block = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WEIGHTS, layout.total, err);
+    if (!made->block)
+        return -1;
+    made->weight = (char *)made->block + layout.weight;
+    return cuda_upload(backend, made->weight, source->weight, n * dtype_bytes(source->dtype), err);
+}
+
+/* ---- both ---- */
+
+static float widen(enum dtype dtype, const void *values, size_t i)
+{
+    float value;
+    uint16_t bits;
+
+    if (dtype == DTYPE_F32) {
+        memcpy(&value, (const char *)values + i * sizeof value, sizeof value);
+        return value;
+    }
+    memcpy(&bits, (const char *)values + i * sizeof bits, sizeof bits);
+    return dtype == DTYPE_F16 ? half_to_float(bits) : bfloat_to_float(bits);
+}
+
+static int init_bias(struct backend *backend, struct cuda_matrix *made, const struct linear_source *source,
+                     struct plim_err *err)
+{
+    struct linear_shape shape = shape_of_source(source);
+    size_t bytes = source->out_features * sizeof(float);
+    int rc = -1;
+
+    float *bias = plim_pool_alloc(backend->pool, PLIM_HOST, PLIM_TAG_IO, bytes, err);
+    if (!bias)
+        return -1;
+    for (size_t n = 0; n < source->out_features; n++)
+        bias[n] = widen(source->bias_dtype, source->bias, n);
+    if (!all_finite(DTYPE_F32, bias, source->out_features)) {
+        plim_err_input(err, "tensor %s.bias: NaN or infinity, expected finite values", source->name);
+        goto out;
+    }
+    made->bias = (float *)(void *)((char *)made->block + block_layout(&shape).bias);
+    made->tiles.bias = made->bias;
+    rc = cuda_upload(backend, made->bias, bias, bytes, err);
+
+out:
+    plim_pool_free(backend->pool, bias);
+    return rc;
+}
+
+int cuda_matrix_init(struct backend *backend, struct matrix *matrix, const struct linear_source *source,
+                     struct plim_err *err)
+{
+    struct linear_shape shape = shape_of_source(source);
+
+    *matrix = (struct matrix){ source->in_features, source->out_features, NULL };
+    struct cuda_matrix *made = plim_pool_calloc(backend->pool, PLIM_HOST, PLIM_TAG_METADATA, 1, sizeof *made, err);
+    if (!made)
+        return -1;
+    matrix->impl = made;
+    made->stored_bytes = stored_bytes(&shape);
+    if ((source->is_exl2 ? init_exl2 : init_dense)(backend, made, source, err) < 0 ||
+        (source->bias && init_bias(backend, made, source, err) < 0)) {
+        cuda_matrix_release(backend, matrix);
+        return -1;
+    }
+    return 0;
+}
+
+void cuda_matrix_release(struct backend *backend, struct matrix *matrix)
+{
+    struct cuda_matrix *made = matrix->impl;
+
+    if (!made)
+        return;
+    plim_pool_free(backend->pool, made->block);
+    plim_pool_free(backend->pool, made);
+    matrix->impl = NULL;
+}
+
+/* ---- fused ---- */
+
+/* Rows of x that go through the packed weights at once, as the kernel counts them. */
+static size_t padded_rows(size_t rows)
+{
+    size_t padded = 8;
+    while (padded < rows && padded < LINEAR_MAX_FUSED_ROWS)
+        padded *= 2;
+    return padded;
+}
+
+/* Workspace of a call of `rows` rows: gathered x for each matrix, then sums of blocks that share columns. */
+struct fused_layout {
+    size_t x_half[LINEAR_MAX_MATRICES], partial, total;
+};
+
+static struct fused_layout fused_layout(const struct linear_few *call)
+{
+    struct fused_layout l = { 0 };
+
+    for (uint32_t i = 0; i < call->matrix_count && call->rows > 1; i++) {
+        l.x_half[i] = l.total;
+        l.total += plim_round_up(padded_rows(call->rows) * call->matrix[i].in_features * sizeof(uint16_t),
+                                 CUDA_LINEAR_ALIGN);
+    }
+    l.partial = l.total;
+    l.total += linear_few_scratch(call).partial_bytes;
+    return l;
+}
+
+/* What fused_layout needs of a call that has only shapes yet. */
+static struct linear_few shape_call(size_t in_features, size_t stored_out_features, size_t rows)
+{
+    struct linear_few call = { .matrix_count = 1, .rows = (uint32_t)plim_min(rows, LINEAR_MAX_FUSED_ROWS) };
+    call.matrix[0].in_features = (uint32_t)in_features;
+    call.matrix[0].stored_out_features = (uint32_t)stored_out_features;
+    return call;
+}
+
+/* A last tile of fewer rows may be cut otherwise than the ones before. */
+static size_t fused_workspace_bytes(size_t in_features, size_t stored_out_features, size_t rows)
+{
+    struct linear_few call = shape_call(in_features, stored_out_features, rows);
+    size_t bytes = fused_layout(&call).total, rest = rows % LINEAR_MAX_FUSED_ROWS;
+
+    if (rows > LINEAR_MAX_FUSED_ROWS && rest) {
+        call.rows = (uint32_t)rest;
+        bytes = plim_max(bytes, fused_layout(&call).total);
+    }
+    return bytes;
+}
+
+/* One tile of rows through up to three matrices; `workspace` has what fused_layout says. */
+static int fused_tile(struct cuda *cuda, struct linear_few *call, const float *x, char *workspace, struct plim_err *err)
+{
+    struct fused_layout layout = fused_layout(call);
+
+    call->overlap = cuda->overlap_launches;
+    call->counters = cuda->linear_counters;
+    call->partial = (float *)(void *)(workspace + layout.partial);
+    call->x = x;
+    for (uint32_t i = 0; i < call->matrix_count && call->rows > 1; i++) {
+        uint16_t *x_half = (uint16_t *)(void *)(workspace + layout.x_half[i]);
+        call->x_half[i] = x_half;
+        if (cuda_check(linear_gather(x, call->matrix[i].invperm, call->rows, padded_rows(call->rows),
+                                     call->matrix[i].in_features, LINEAR_TILED, x_half, call->overlap, cuda->stream),
+                       "gathering activations", err) < 0)
+            return -1;
+    }
+    return cuda_check(linear_few(call, cuda->stream), "multiplying packed weights", err);
+}
+
+static int fused_linear(const struct cuda_linear_call *call, struct plim_err *err)
+{
+    struct backend *backend = call->backend;
+    size_t in = call->shape.in_features, rows = call->shape.rows;
+    size_t bytes = fused_workspace_bytes(in, call->shape.stored_out_features, rows);
+    char *workspace = NULL;
+    int rc = 0;
+
+    if (bytes > 0) {
+        workspace = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, bytes, err);
+        if (!workspace)
+            return -1;
+    }
+    for (size_t row = 0; row < rows && rc == 0; row += LINEAR_MAX_FUSED_ROWS) {
+        struct linear_few few = {
+            .matrix = { call->matrix->tiles },
+            .y = { call->y + row * call->shape.out_features },
+            .matrix_count = 1,
+            .rows = (uint32_t)plim_min(rows - row, LINEAR_MAX_FUSED_ROWS),
+            .accumulate = call->accumulate,
+        };
+        rc = fused_tile(cuda_of(backend), &few, call->x + row * in, workspace, err);
+        backend->counters.weight_bytes_read += call->matrix->stored_bytes;
+    }
+    if (rc == 0)
+        backend->counters.fused_calls++;
+    plim_pool_free(backend->pool, workspace);
+    return rc;
+}
+
+/* ---- multiplying ---- */
+
+int cuda_linear(struct backend *backend, const struct matrix *matrix, const float *x, size_t rows, float *y,
+                bool accumulate, struct plim_err *err)
+{
+    const struct cuda_matrix *made = matrix->impl;
+    struct cuda_linear_call call = {
+        .backend = backend,
+        .matrix = made,
+        .shape = { made->is_exl2, made->dtype, matrix->in_features, matrix->out_features,
+                   made->is_exl2 ? made->tiles.stored_out_features : matrix->out_features, rows },
+        .x = x,
+        .y = y,
+        .accumulate = accumulate,
+    };
+
+    if (rows == 0)
+        return 0;
+    switch (cuda_linear_path(&call.shape, backend->parameters)) {
+    case CUDA_LINEAR_FUSED:
+        return fused_linear(&call, err);
+    case CUDA_LINEAR_CHUNKED:
+        return cuda_chunked_linear(&call, err);
+    case CUDA_LINEAR_DOTS:
+    case CUDA_LINEAR_PRODUCT:
+        break;
+    }
+    return cuda_dense_linear(&call, err);
+}
+
+/* ---- prediction ---- */
+
+struct linear_scratch cuda_linear_scratch(const struct linear_shape *shape, size_t rows,
+                                          const struct plim_parameters *parameters)
+{
+    struct cuda_linear_shape asked = { shape->is_exl2, shape->dtype, shape->in_features, shape->out_features,
+                                       shape->stored_out_features, rows };
+    struct linear_scratch scratch = { 0 };
+
+    if (rows == 0)
+        return scratch;
+    switch (cuda_linear_path(&asked, parameters)) {
+    case CUDA_LINEAR_FUSED:
+        scratch.workspace_bytes = fused_workspace_bytes(shape->in_features, shape->stored_out_features, rows);
+        return scratch;
+    case CUDA_LINEAR_CHUNKED:
+        return cuda_chunked_scratch(&asked, parameters);
+    case CUDA_LINEAR_DOTS:
+    case CUDA_LINEAR_PRODUCT:
+        break;
+    }
+    return cuda_dense_scratch(&asked);
+}
+
+/* ---- counters that blocks of one strip of columns use ---- */
+
+int cuda_linear_open(struct backend *backend, struct plim_err *err)
+{
+    struct cuda *cuda = cuda_of(backend);
+
+    cuda->linear_counters = plim_pool_calloc(backend->pool, PLIM_FAST, PLIM_TAG_METADATA, 1,
+                                             LINEAR_COUNTERS * sizeof *cuda->linear_counters, err);
+    return cuda->linear_counters ? 0 : -1;
+}
+
+void cuda_linear_close(struct backend *backend)
+{
+    plim_pool_free(backend->pool, cuda_of(backend)->linear_counters);
+    cuda_of(backend)->linear_counters = NULL;
+}
+
+size_t cuda_linear_open_bytes(void)
+{
+    return LINEAR_COUNTERS * sizeof(uint32_t);
+}

@@ -1,0 +1,85 @@
+#ifndef PLIM_CUDA_LINEAR_H
+#define PLIM_CUDA_LINEAR_H
+
+/*
+ * Linear layers on CUDA: y = x W (+ bias). The entries of the backend's table are declared in cuda_internal.h; this is
+ * what the files behind them share.
+ *
+ * Ways through a matrix, chosen by its shape, `rows` and the parameters, never by the device, so that memory can be
+ * predicted anywhere and results repeat:
+ *
+ *   fused    EXL2, rows <= dq_rows: tensor cores straight from the packed codes, LINEAR_MAX_FUSED_ROWS rows at a time;
+ *            one row is gathered by the kernel itself. linear_few.cu.
+ *   chunked  EXL2, more rows: columns of W are expanded to fp16 in two buffers, of max_dq_size elements together, while
+ *            cuBLAS multiplies the columns before them. linear_chunked.c.
+ *   dots     dense, up to LINEAR_DENSE_ROWS rows: linear_dense.cu.
+ *   product  dense, more rows: cuBLAS on the stored weights; x in their type (bf16: as the sum of two).
+ *
+ * Memory: matrix_init keeps one device block (tag weights) and stages what it reads in another (tag io). A call takes at
+ * most one block tagged dequant and one tagged workspace, and frees both.
+ */
+
+#include "cuda_internal.h"
+#include "linear_kernels.h"
+
+/* matrix.impl, in host memory. */
+struct cuda_matrix {
+    bool is_exl2;
+    struct linear_tiles tiles;     /* EXL2 */
+    enum dtype dtype;              /* dense */
+    void *weight;                  /* dense: [out_features, in_features], device */
+    float alpha;                   /* dense: prescale */
+    float *bias;                   /* device, [out_features], or NULL */
+    size_t stored_bytes;           /* codes and scales, or dense weights: what one pass reads */
+    void *block;                   /* device: all of the above */
+};
+
+enum cuda_linear_path { CUDA_LINEAR_FUSED, CUDA_LINEAR_CHUNKED, CUDA_LINEAR_DOTS, CUDA_LINEAR_PRODUCT };
+
+/* What a decision hangs on. */
+struct cuda_linear_shape {
+    bool is_exl2;
+    enum dtype dtype;
+    size_t in_features, out_features, stored_out_features;
+    size_t rows;
+};
+
+enum cuda_linear_path cuda_linear_path(const struct cuda_linear_shape *shape, const struct plim_parameters *parameters);
+
+/* One call of cuda_linear. */
+struct cuda_linear_call {
+    struct backend *backend;
+    const struct cuda_matrix *matrix;
+    struct cuda_linear_shape shape;
+    const float *x;
+    float *y;
+    bool accumulate;
+};
+
+/* ---- linear_chunked.c ---- */
+
+/* The pieces that a matrix is expanded in: columns [chunk_columns] by packed rows [chunk_rows], multiples of 32. */
+struct cuda_chunk_plan {
+    size_t chunk_rows, chunk_columns;
+    size_t buffer_elements;        /* of one buffer */
+    size_t buffer_count;           /* 1 or 2; together at most max_dq_size elements */
+    size_t chunk_count;
+};
+struct cuda_chunk_plan cuda_chunk_plan(size_t in_features, size_t stored_out_features, size_t max_elements);
+
+struct linear_scratch cuda_chunked_scratch(const struct cuda_linear_shape *shape,
+                                           const struct plim_parameters *parameters);
+int cuda_chunked_linear(const struct cuda_linear_call *call, struct plim_err *err);
+
+/* ---- linear_dense.c ---- */
+
+struct linear_scratch cuda_dense_scratch(const struct cuda_linear_shape *shape);
+int cuda_dense_linear(const struct cuda_linear_call *call, struct plim_err *err);
+
+/* cuBLAS scratch of one stream. Products here never split their inner dimension far enough to want more. */
+#define CUDA_LINEAR_BLAS_BYTES ((size_t)4 << 20)
+
+/* Offsets within a block of device memory. */
+#define CUDA_LINEAR_ALIGN ((size_t)256)
+
+#endif
