@@ -44,9 +44,10 @@ static const struct plim_parameter_row table[PLIM_PARAMETER_COUNT] = {
     },
     [PLIM_DQ_ROWS] = {
         .name = "dq_rows", .type = PLIM_TYPE_COUNT, .scope = PLIM_SCOPE_ENGINE, .unit = "rows",
-        .default_count = 4096, .low = 0, .high = 4096,
-        .help = "Products of up to so many rows multiply straight from packed weights; larger ones dequantise first",
-        .origin = "ExLlamaV2 (32); ours measured: the fused kernel is the faster one at every count",
+        .default_count = -1, .low = 0, .high = 4096,
+        .help = "Products of up to so many rows multiply straight from packed weights, larger ones dequantise first; auto: "
+                "as measured on the backend",
+        .origin = "ExLlamaV2 (32); ours measured: on the CPU the fused kernel is the faster one at every count",
     },
     [PLIM_MAX_INPUT_LEN] = {
         .name = "max_input_len", .type = PLIM_TYPE_COUNT, .scope = PLIM_SCOPE_ENGINE, .unit = "tokens",

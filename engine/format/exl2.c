@@ -182,8 +182,8 @@ static int read_permutation(struct exl2_matrix *matrix, const struct exl2_tensor
     return 0;
 }
 
-int exl2_matrix_init(struct exl2_matrix *matrix, struct plim_pool *pool, const struct exl2_tensors *t, float prescale,
-                     struct plim_err *err)
+int exl2_matrix_tables(struct exl2_matrix *matrix, struct plim_pool *pool, const struct exl2_tensors *t, float prescale,
+                       struct plim_err *err)
 {
     int rc = -1;
     *matrix = (struct exl2_matrix){ 0 };
@@ -199,8 +199,7 @@ int exl2_matrix_init(struct exl2_matrix *matrix, struct plim_pool *pool, const s
     matrix->out_features = t->out_features;
     matrix->group_count = t->group_count;
     matrix->word_rows = t->word_rows;
-    if (read_groups(matrix, t, prescale, err) < 0 || read_permutation(matrix, t, err) < 0 ||
-        take_words(matrix, pool, t, err) < 0)
+    if (read_groups(matrix, t, prescale, err) < 0 || read_permutation(matrix, t, err) < 0)
         goto out;
     rc = 0;
 
@@ -210,6 +209,17 @@ out:
         plim_err_wrap(err, "%s", t->name);
     }
     return rc;
+}
+
+int exl2_matrix_init(struct exl2_matrix *matrix, struct plim_pool *pool, const struct exl2_tensors *t, float prescale,
+                     struct plim_err *err)
+{
+    if (exl2_matrix_tables(matrix, pool, t, prescale, err) < 0)
+        return -1;
+    if (take_words(matrix, pool, t, err) == 0)
+        return 0;
+    exl2_matrix_release(matrix, pool);
+    return plim_err_wrap(err, "%s", t->name);
 }
 
 void exl2_matrix_release(struct exl2_matrix *matrix, struct plim_pool *pool)

@@ -66,6 +66,10 @@ int exl2_matrix_init(struct exl2_matrix *matrix, struct plim_pool *pool, const s
                      float prescale, struct plim_err *err);
 void exl2_matrix_release(struct exl2_matrix *matrix, struct plim_pool *pool);
 
+/* The same without codes and scales: q_weight and q_scale stay NULL, nothing is copied. For backends that upload those. */
+int exl2_matrix_tables(struct exl2_matrix *matrix, struct plim_pool *pool, const struct exl2_tensors *tensors,
+                       float prescale, struct plim_err *err);
+
 size_t exl2_matrix_bytes(size_t in_features, size_t group_count);
 
 /*

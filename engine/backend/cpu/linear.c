@@ -22,10 +22,14 @@ static bool gate_expands(size_t in_features, size_t stored_out_features, size_t 
 /* Dense dot products stream the weights once for each few rows: beyond this, sgemm on converted chunks is faster. */
 #define DENSE_DOT_ROWS ((size_t)32)
 
+/* dq_rows=auto: the fused kernel is the faster one at every count (linear.h), up to the parameter's limit. */
+#define DQ_ROWS ((size_t)4096)
+
 enum linear_path linear_path(bool is_exl2, size_t in_features, size_t stored_out_features, size_t rows,
                              const struct plim_parameters *parameters)
 {
-    size_t few_rows = (size_t)parameters->count[PLIM_DQ_ROWS];
+    int64_t dq_rows = parameters->count[PLIM_DQ_ROWS];
+    size_t few_rows = dq_rows < 0 ? DQ_ROWS : (size_t)dq_rows;
     if (!is_exl2)
         few_rows = plim_min(few_rows, DENSE_DOT_ROWS);
     if (rows <= few_rows)

@@ -81,6 +81,7 @@ static void cuda_close(struct backend *backend)
         cudaStreamSynchronize(cuda->side);
     cuda_blas_release(backend);
     cuda_staging_close(backend);
+    cuda_linear_close(backend);
     plim_pool_free(backend->pool, cuda->step);
     if (cuda->fork)
         cudaEventDestroy(cuda->fork);
@@ -107,7 +108,7 @@ static int cuda_open(struct backend *backend, struct plim_err *err)
     if (open_device(cuda, err) < 0 || cuda_staging_open(backend, err) < 0)
         goto fail;
     cuda->step = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_METADATA, sizeof *cuda->step, err);
-    if (!cuda->step)
+    if (!cuda->step || cuda_linear_open(backend, err) < 0)
         goto fail;
     return 0;
 
@@ -119,7 +120,7 @@ fail:
 static size_t cuda_open_bytes(const struct plim_parameters *parameters)
 {
     (void)parameters;
-    return sizeof(struct cuda_step);
+    return sizeof(struct cuda_step) + cuda_linear_open_bytes();
 }
 
 static size_t cuda_open_host_bytes(const struct plim_parameters *parameters)

@@ -82,6 +82,8 @@ struct cuda {
     bool in_step;              /* a decode step is being captured, or run in its form */
     struct cuda_step *step;    /* device, tag metadata */
 
+    uint32_t *linear_counters; /* device, tag metadata; zeros between kernels: linear_kernels.h */
+
     struct cuda_staging staging;
     struct cuda_blas *blas;    /* its library is loaded when first needed: cuda_libraries.h */
 };
@@ -129,7 +131,10 @@ void cuda_memory(int device, struct plim_pool_memory *out);
 extern const struct backend_ops cuda_backend_ops;
 extern const struct backend_predict_ops cuda_backend_predict_ops;
 
-/* linear*.cu */
+/* linear*.c, linear*.cu */
+int cuda_linear_open(struct backend *backend, struct plim_err *err);
+void cuda_linear_close(struct backend *backend);
+size_t cuda_linear_open_bytes(void);
 int cuda_matrix_init(struct backend *backend, struct matrix *matrix, const struct linear_source *source,
                      struct plim_err *err);
 void cuda_matrix_release(struct backend *backend, struct matrix *matrix);

@@ -2,10 +2,12 @@
 
 #include "linear.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "half.h"
 #include "plimsoll/units.h"
+#include "threads.h"
 
 /*
  * dq_rows=auto. 4096 x 14336 of 4 bits on an H100: the fused kernel for tiles of 64 rows against expanding and cuBLAS;
@@ -13,8 +15,11 @@
  */
 #define CUDA_DQ_ROWS ((size_t)192)
 
-/* Piece of q_weight that is on the device in the file's order at one time, unless one row of tiles is larger. */
-#define STAGING_BYTES ((size_t)8 << 20)
+/* Columns of a piece of codes: 32 rows of the widest codes fill a pinned piece. */
+#define WIDEST_PIECE (CUDA_PIECE_BYTES / (8 * sizeof(uint32_t)) / 32 * 32)
+
+/* Host copies below this are not worth another thread. */
+#define COPY_GRAIN_BYTES ((size_t)64 << 10)
 
 /* ---- choosing ---- */
 
@@ -115,22 +120,6 @@ size_t cuda_matrix_mapped_bytes(const struct linear_shape *shape)
 
 /* ---- EXL2 ---- */
 
-/* Word rows that are staged at a time: whole tiles of the widest codes, at least one. */
-static size_t staging_rows(size_t word_rows, size_t stored_out_features)
-{
-    size_t fit = STAGING_BYTES / (stored_out_features * sizeof(uint32_t));
-    return plim_min(plim_max(fit, 8), word_rows);
-}
-
-size_t cuda_matrix_staging_bytes(const struct linear_shape *shape)
-{
-    if (!shape->is_exl2)
-        return 0;
-    size_t codes = staging_rows(shape->word_rows, shape->stored_out_features) * shape->stored_out_features;
-    size_t scales = shape->group_count * (shape->stored_out_features / 8);
-    return plim_max(codes, scales) * sizeof(uint32_t);
-}
-
 /* Runs of groups of one width and size; the last of a run may be shorter. */
 static uint32_t find_segments(const struct exl2_matrix *exl2, struct linear_segment *segments)
 {
@@ -177,20 +166,83 @@ static uint32_t last_fitting_tile(const struct exl2_matrix *exl2, size_t *group,
     return tile;
 }
 
+/* Rows of a piece of a table, copied side by side. */
+struct row_copy {
+    char *to;
+    const char *from;
+    size_t row_bytes, from_stride;
+};
+
+static void copy_rows(void *context, size_t begin, size_t end, int thread)
+{
+    const struct row_copy *copy = context;
+    (void)thread;
+
+    for (size_t row = begin; row < end; row++)
+        memcpy(copy->to + row * copy->row_bytes, copy->from + row * copy->from_stride, copy->row_bytes);
+}
+
+/* Takes a pinned piece and fills it; the caller's kernel reads it and marks it used. */
+static int stage_rows(struct backend *backend, struct cuda_piece *piece, const void *from, size_t rows, size_t row_bytes,
+                      size_t from_stride, struct plim_err *err)
+{
+    struct row_copy copy = { NULL, from, row_bytes, from_stride };
+
+    if (cuda_staging_take(cuda_of(backend), piece, err) < 0)
+        return -1;
+    copy.to = piece->host;
+    threads_run(backend->threads, rows, plim_max(COPY_GRAIN_BYTES / row_bytes, 1), copy_rows, &copy);
+    return 0;
+}
+
+/*
+ * Codes go from the mapped file into pinned memory, and from there a kernel puts them where they belong: nothing is on
+ * the device twice. A piece is whole tiles of rows, of all columns if 32 rows of those fit.
+ */
 static int load_codes(struct backend *backend, const struct linear_tiles *tiles, uint32_t *to,
-                      const struct exl2_matrix *exl2, const struct exl2_tensors *tensors, uint32_t *staging,
-                      struct plim_err *err)
+                      const struct exl2_matrix *exl2, const struct exl2_tensors *tensors, size_t first_column,
+                      size_t columns, struct plim_err *err)
 {
     struct cuda *cuda = cuda_of(backend);
-    size_t row_bytes = exl2->out_features * sizeof(uint32_t), word_row = 0, group = 0, taken;
-    size_t rows = staging_rows(exl2->word_rows, exl2->out_features);
+    size_t row_bytes = columns * sizeof(uint32_t), stride = exl2->out_features * sizeof(uint32_t);
+    size_t word_row = 0, group = 0, taken;
 
     for (uint32_t tile = 0, end; tile < exl2->in_features / 32; tile = end, word_row += taken) {
-        end = last_fitting_tile(exl2, &group, tile, rows, &taken);
-        if (cuda_upload(backend, staging, (const char *)tensors->q_weight + word_row * row_bytes, taken * row_bytes,
-                        err) < 0 ||
-            cuda_check(linear_load_codes(tiles, to, staging, (uint32_t)word_row, tile, end, cuda->stream),
-                       "arranging EXL2 codes", err) < 0)
+        struct cuda_piece piece;
+        end = last_fitting_tile(exl2, &group, tile, CUDA_PIECE_BYTES / row_bytes, &taken);
+        if (stage_rows(backend, &piece,
+                       (const char *)tensors->q_weight + word_row * stride + first_column * sizeof(uint32_t), taken,
+                       row_bytes, stride, err) < 0)
+            return -1;
+        struct linear_piece words = {
+            .words = (const uint32_t *)(const void *)piece.device,
+            .first_word_row = (uint32_t)word_row,
+            .first_tile = tile,
+            .end_tile = end,
+            .first_column = (uint32_t)first_column,
+            .columns = (uint32_t)columns,
+        };
+        if (cuda_check(linear_load_codes(tiles, to, &words, cuda->stream), "arranging EXL2 codes", err) < 0 ||
+            cuda_staging_used(cuda, &piece, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int load_scales(struct backend *backend, const struct linear_tiles *tiles, uint16_t *to,
+                       const struct exl2_tensors *tensors, struct plim_err *err)
+{
+    struct cuda *cuda = cuda_of(backend);
+    size_t row_bytes = tiles->stored_out_features / 8 * sizeof(uint32_t), fit = CUDA_PIECE_BYTES / row_bytes;
+
+    for (size_t g = 0, n; g < tiles->group_count; g += n) {
+        struct cuda_piece piece;
+        n = plim_min(fit, tiles->group_count - g);
+        if (stage_rows(backend, &piece, (const char *)tensors->q_scale + g * row_bytes, n, row_bytes, row_bytes, err) < 0 ||
+            cuda_check(linear_load_scales(tiles, to, (const uint32_t *)(const void *)piece.device, (uint32_t)g,
+                                          (uint32_t)n, cuda->stream),
+                       "arranging EXL2 scales", err) < 0 ||
+            cuda_staging_used(cuda, &piece, err) < 0)
             return -1;
     }
     return 0;
@@ -223,16 +275,12 @@ static int load_exl2(struct backend *backend, struct cuda_matrix *made, const st
                      const struct exl2_matrix *exl2, const struct block_layout *layout, struct plim_err *err)
 {
     char *block = made->block;
-    size_t scale_words = exl2->group_count * (exl2->out_features / 8);
-    struct linear_shape shape = shape_of_source(source);
-    int rc = -1;
+    uint32_t *codes = (uint32_t *)(void *)(block + layout->tiles);
+    uint16_t *scales = (uint16_t *)(void *)(block + layout->scales);
 
-    uint32_t *staging = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_IO, cuda_matrix_staging_bytes(&shape), err);
-    if (!staging)
-        return -1;
     made->tiles = (struct linear_tiles){
-        .tiles = (uint32_t *)(void *)(block + layout->tiles),
-        .scales = (uint16_t *)(void *)(block + layout->scales),
+        .tiles = codes,
+        .scales = scales,
         .units = (uint16_t *)(void *)(block + layout->units),
         .invperm = (uint16_t *)(void *)(block + layout->invperm),
         .segments = (struct linear_segment *)(void *)(block + layout->segments),
@@ -242,18 +290,14 @@ static int load_exl2(struct backend *backend, struct cuda_matrix *made, const st
         .group_count = (uint32_t)exl2->group_count,
         .word_rows = (uint32_t)exl2->word_rows,
     };
-    if (load_tables(backend, made, exl2, layout, err) < 0 ||
-        load_codes(backend, &made->tiles, (uint32_t *)(void *)(block + layout->tiles), exl2, &source->exl2, staging,
-                   err) < 0 ||
-        cuda_upload(backend, staging, source->exl2.q_scale, scale_words * sizeof(uint32_t), err) < 0)
-        goto out;
-    rc = cuda_check(linear_load_scales(&made->tiles, (uint16_t *)(void *)(block + layout->scales), staging,
-                                       cuda_of(backend)->stream),
-                    "arranging EXL2 scales", err);
-
-out:
-    plim_pool_free(backend->pool, staging);
-    return rc;
+    if (load_tables(backend, made, exl2, layout, err) < 0)
+        return -1;
+    for (size_t column = 0, n; column < exl2->out_features; column += n) {
+        n = plim_min(WIDEST_PIECE, exl2->out_features - column);
+        if (load_codes(backend, &made->tiles, codes, exl2, &source->exl2, column, n, err) < 0)
+            return -1;
+    }
+    return load_scales(backend, &made->tiles, scales, &source->exl2, err);
 }
 
 static int init_exl2(struct backend *backend, struct cuda_matrix *made, const struct linear_source *source,
@@ -287,22 +331,40 @@ out:
 
 static bool all_finite(enum dtype dtype, const void *values, size_t n)
 {
-    const unsigned char *bytes = values;   /* a file may hold them at odd addresses */
-    uint32_t infinity = dtype == DTYPE_F32 ? 0x7f800000u : dtype == DTYPE_F16 ? 0x7c00u : 0x7f80u;
+    const char *bytes = values;   /* a file may hold them at odd addresses */
     bool finite = true;
 
-    for (size_t i = 0; i < n; i++) {
-        uint32_t value32;
-        uint16_t value16;
-        if (dtype == DTYPE_F32) {
-            memcpy(&value32, bytes + 4 * i, sizeof value32);
-        } else {
-            memcpy(&value16, bytes + 2 * i, sizeof value16);
-            value32 = value16;
+    if (dtype == DTYPE_F32) {
+        for (size_t i = 0; i < n; i++) {
+            uint32_t value;
+            memcpy(&value, bytes + i * sizeof value, sizeof value);
+            finite &= (value & 0x7f800000u) != 0x7f800000u;
         }
-        finite &= (value32 & infinity) != infinity;
+    } else {
+        uint16_t infinity = dtype == DTYPE_F16 ? 0x7c00u : 0x7f80u;
+        for (size_t i = 0; i < n; i++) {
+            uint16_t value;
+            memcpy(&value, bytes + i * sizeof value, sizeof value);
+            finite &= (value & infinity) != infinity;
+        }
     }
     return finite;
+}
+
+struct finite_scan {
+    const struct linear_source *source;
+    atomic_bool bad;
+};
+
+static void scan_rows(void *context, size_t begin, size_t end, int thread)
+{
+    struct finite_scan *scan = context;
+    size_t row_bytes = scan->source->in_features * dtype_bytes(scan->source->dtype);
+    (void)thread;
+
+    if (!all_finite(scan->source->dtype, (const char *)scan->source->weight + begin * row_bytes,
+                    (end - begin) * scan->source->in_features))
+        atomic_store_explicit(&scan->bad, true, memory_order_relaxed);
 }
 
 static int init_dense(struct backend *backend, struct cuda_matrix *made, const struct linear_source *source,
@@ -315,7 +377,9 @@ static int init_dense(struct backend *backend, struct cuda_matrix *made, const s
     if (source->dtype != DTYPE_F32 && source->dtype != DTYPE_F16 && source->dtype != DTYPE_BF16)
         return plim_err_input(err, "tensor %s.weight: dtype %s, expected F32, F16 or BF16", source->name,
                               dtype_name(source->dtype));
-    if (!all_finite(source->dtype, source->weight, n))
+    struct finite_scan scan = { .source = source };
+    threads_run(backend->threads, source->out_features, 16, scan_rows, &scan);
+    if (atomic_load(&scan.bad))
         return plim_err_input(err, "tensor %s.weight: NaN or infinity, expected finite values", source->name);
     made->dtype = source->dtype;
     made->alpha = source->prescale;

@@ -15,8 +15,8 @@
  *   dots     dense, up to LINEAR_DENSE_ROWS rows: linear_dense.cu.
  *   product  dense, more rows: cuBLAS on the stored weights; x in their type (bf16: as the sum of two).
  *
- * Memory: matrix_init keeps one device block (tag weights) and stages what it reads in another (tag io). A call takes at
- * most one block tagged dequant and one tagged workspace, and frees both.
+ * Memory: matrix_init keeps one device block (tag weights). A call takes at most one block tagged dequant and one tagged
+ * workspace, and frees both.
  */
 
 #include "cuda_internal.h"

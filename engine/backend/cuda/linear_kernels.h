@@ -59,15 +59,20 @@ struct linear_tiles {
 /* ---- making ready ---- */
 
 /*
- * Puts rows [first_word_row, first_word_row + rows) of q_weight, which lie at `words` [rows, stored_out_features] on the
- * device, into `tiles`. They must be whole tiles: `first_tile` to `end_tile`.
+ * A piece of q_weight in memory that the device can read: the words of tiles [first_tile, end_tile), which begin at word
+ * row `first_word_row`, of `columns` columns from `first_column` on. Goes into `tiles`.
  */
-cudaError_t linear_load_codes(const struct linear_tiles *matrix, uint32_t *tiles, const uint32_t *words,
-                              uint32_t first_word_row, uint32_t first_tile, uint32_t end_tile, cudaStream_t stream);
+struct linear_piece {
+    const uint32_t *words;           /* [word rows, columns] */
+    uint32_t first_word_row, first_tile, end_tile;
+    uint32_t first_column, columns;  /* multiples of 32 */
+};
+cudaError_t linear_load_codes(const struct linear_tiles *matrix, uint32_t *tiles, const struct linear_piece *piece,
+                              cudaStream_t stream);
 
-/* `words` [group_count, stored_out_features / 8] as in the file, on the device, into `scales`. */
+/* Rows [first_group, first_group + groups) of q_scale, `words` [groups, stored_out_features / 8], into `scales`. */
 cudaError_t linear_load_scales(const struct linear_tiles *matrix, uint16_t *scales, const uint32_t *words,
-                               cudaStream_t stream);
+                               uint32_t first_group, uint32_t groups, cudaStream_t stream);
 
 /* ---- activations ---- */
 
