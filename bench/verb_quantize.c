@@ -27,6 +27,7 @@ enum {
     OPTION_JOB,
     OPTION_SHARD_SIZE,
     OPTION_NEAREST,
+    OPTION_AS_EXLLAMAV2,
     OPTION_SEED,
     OPTION_JSON,
     OPTION_QUIET = 'q'
@@ -54,6 +55,7 @@ static const struct argp_option options[] = {
     { "job", OPTION_JOB, "DIR", 0, "Job directory, where a conversion that was stopped goes on (default: OUT.job)", 0 },
     { "shard-size", OPTION_SHARD_SIZE, "MIB", 0, "Largest output file in MiB (default: 8192)", 0 },
     { "round-to-nearest", OPTION_NEAREST, NULL, 0, "Without error feedback, to compare with", 0 },
+    { "as-exllamav2", OPTION_AS_EXLLAMAV2, NULL, 0, "With ExLlamaV2's damping and scale search, to compare with", 0 },
     { "seed", OPTION_SEED, "N", 0, "Seed of the built-in mix", 0 },
     { "json", OPTION_JSON, NULL, 0, "Print the summary as JSON", 0 },
     { "quiet", OPTION_QUIET, NULL, 0, "No progress", 0 },
@@ -104,6 +106,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
         return 0;
     case OPTION_NEAREST:
         o->round_to_nearest = true;
+        return 0;
+    case OPTION_AS_EXLLAMAV2:
+        o->as_exllamav2 = true;
         return 0;
     case OPTION_SEED:
         o->seed = (uint64_t)flag_count(state, "--seed", text, 0, INT64_MAX);

@@ -75,6 +75,17 @@ struct quantize_ops {
                         uint8_t *levels, struct group_scales *scales, struct plim_err *err);
 
     /*
+     * Our own search: levels and maximum are chosen together, to the least sum over rows and columns of
+     * (dequantised - w)^2 / U[r][r]^2. That is the error which is left once later rows have made up for what they can
+     * (1 / U[r][r]^2 is the conditional second moment of input r), in the first order. Candidates: FIT_MAXIMA sizes of
+     * the group's maximum, and for each of them the level that rounds a column's largest magnitude to its range and its
+     * FIT_LEVELS - 1 neighbours. `u` as in quantise_rows; NULL: all rows weigh the same.
+     */
+    int (*fit_scales)(struct backend *backend, const float *w, size_t rows, size_t out_features, unsigned bits,
+                      const float *u, size_t u_stride, uint8_t *levels, struct group_scales *scales,
+                      struct plim_err *err);
+
+    /*
      * Quantises the rows of one group in order, spreading each row's error over the group's later rows (6.6):
      * w [rows, N] is consumed, codes [rows, N] written, errors [rows, N] = (w - dequantised) / U[c][c]. `u` points at
      * U[first][first], row stride `u_stride`; NULL: round to nearest, no errors.

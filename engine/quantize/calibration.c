@@ -13,8 +13,7 @@
 #define DEFAULT_ROWS             100
 #define DEFAULT_LENGTH           2048
 #define DEFAULT_MEASUREMENT_ROWS 16
-#define MIX_PIECE_TOKENS         128
-#define MIX_RANDOM_EVERY         16
+#define MIX_RANDOM_EVERY         50
 #define TEXT_PIECE_BYTES         ((size_t)1 << 20)
 
 enum source { SOURCE_MIX, SOURCE_TEXT, SOURCE_LINES, SOURCE_IDS };
@@ -131,25 +130,24 @@ static int cut_rows(struct calibration *c, const struct plim_ids *ids, const cha
 
 /* ---- the built-in mix ---- */
 
+/*
+ * Rows of text begin at evenly spaced places, so that few rows see every kind of text, and more rows than the text fills
+ * see it at other positions rather than again. A text shorter than a row is repeated.
+ */
 static void mix_rows(struct calibration_rows *rows, const struct plim_ids *text, size_t vocab_size, uint64_t seed)
 {
-    size_t from = 0;   /* what was not used yet */
+    size_t last = text->count > rows->length ? text->count - rows->length : 0;
     for (size_t r = 0; r < rows->rows; r++) {
         int32_t *row = rows->ids + r * rows->length;
-        struct plim_random random;
-        plim_random_seed(&random, seed, r);
         if (r % MIX_RANDOM_EVERY == MIX_RANDOM_EVERY - 1) {
+            struct plim_random random;
+            plim_random_seed(&random, seed, r);
             for (size_t i = 0; i < rows->length; i++)
                 row[i] = (int32_t)plim_random_below(&random, vocab_size);
-        } else if (text->count - from >= rows->length) {
-            memcpy(row, text->ids + from, rows->length * sizeof *row);
-            from += rows->length;
         } else {
-            for (size_t i = 0, n; i < rows->length; i += n) {
-                n = plim_min(plim_min((size_t)MIX_PIECE_TOKENS, text->count), rows->length - i);
-                size_t at = (size_t)plim_random_below(&random, text->count - n + 1);
-                memcpy(row + i, text->ids + at, n * sizeof *row);
-            }
+            size_t from = rows->rows > 1 ? (size_t)((double)last * (double)r / (double)(rows->rows - 1)) : 0;
+            for (size_t i = 0; i < rows->length; i++)
+                row[i] = text->ids[(from + i) % text->count];
         }
     }
 }

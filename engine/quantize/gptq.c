@@ -154,8 +154,11 @@ static int quantise_group(struct gptq_result *r, float *w, const struct exl2_gro
     struct group_scales *scales = is_unified(backend) ? buffers->scales : buffers->scales + g;
     uint64_t start = plim_now_ns(), searched, quantised, spread, packed;
 
-    if (ops->scale_search(backend, w + first * n, rows, n, group->bits, buffers->levels, scales, err) < 0 ||
-        time_done(backend, ops, &searched, err) < 0)
+    /* A backend may have ExLlamaV2's search only. */
+    int rc = hessian->as_exllamav2 || !ops->fit_scales
+                 ? ops->scale_search(backend, w + first * n, rows, n, group->bits, buffers->levels, scales, err)
+                 : ops->fit_scales(backend, w + first * n, rows, n, group->bits, u, k, buffers->levels, scales, err);
+    if (rc < 0 || time_done(backend, ops, &searched, err) < 0)
         return -1;
     if (ops->quantise_rows(backend, w + first * n, rows, n, group->bits, buffers->levels, scales, u, k, buffers->codes,
                            buffers->errors, err) < 0 ||

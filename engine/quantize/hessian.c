@@ -7,7 +7,15 @@
 #include "plimsoll/units.h"
 #include "quantize_ops.h"
 
-#define DAMPING_SHARE 0.12
+/*
+ * Damping is a share of the diagonal's geometric mean. The arithmetic mean, which ExLlamaV2 takes, follows the few largest
+ * inputs: the first token of a row makes inputs of SmolLM2's layers.11.mlp.down_proj whose squares are 400000 times the
+ * others', and 0.12 of that mean buries the matrix, so that GPTQ does no better than rounding there. Entries count as at
+ * least DIAGONAL_FLOOR of the mean: an input that never fires must not take the damping to zero.
+ */
+#define DAMPING_SHARE 0.05
+#define DIAGONAL_FLOOR 1e-8
+#define EXLLAMAV2_DAMPING_SHARE 0.12
 #define DAMPING_MINIMUM 1e-5
 #define DAMPING_ATTEMPTS 10
 
@@ -73,6 +81,18 @@ static int normalise(struct hessian *h, const char *name, struct plim_err *err)
     }
     h->diagonal_mean = sum / (double)k;
     return 0;
+}
+
+static double damping_of(const struct hessian *h)
+{
+    double sum = 0, least = DIAGONAL_FLOOR * h->diagonal_mean;
+    if (h->as_exllamav2)
+        return fmax(EXLLAMAV2_DAMPING_SHARE * h->diagonal_mean, DAMPING_MINIMUM);
+    if (!(h->diagonal_mean > 0))
+        return DAMPING_MINIMUM;
+    for (size_t i = 0; i < h->in_features; i++)
+        sum += log(fmax((double)h->diagonal[i], least));
+    return DAMPING_SHARE * exp(sum / (double)h->in_features);
 }
 
 struct ranked_feature {
@@ -188,10 +208,12 @@ int hessian_order(struct hessian *hessian, const char *name, struct plim_err *er
 static int factor_with_damping(struct hessian *h, const uint16_t *reversed, const char *name,
                                struct hessian_report *report, struct plim_err *err)
 {
-    float damping = (float)fmax(DAMPING_SHARE * h->diagonal_mean, DAMPING_MINIMUM);
+    float damping = (float)damping_of(h);
     while (report->damping_attempts < DAMPING_ATTEMPTS) {
         report->damping_attempts++;
-        report->damping = damping * (float)report->damping_attempts;
+        /* ExLlamaV2 adds the same amount once more; ours starts so low that it doubles. */
+        report->damping = damping * (h->as_exllamav2 ? (float)report->damping_attempts
+                                                     : (float)(1 << (report->damping_attempts - 1)));
         int state = attempt(h, reversed, report->damping, report->offloaded, report, err);
         if (state <= 0)
             return state;

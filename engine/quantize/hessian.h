@@ -27,6 +27,8 @@ struct hessian {
     struct backend *backend;
     enum plim_tier tier;         /* where the matrix stays: the fast one, unless there is no room for it */
     size_t in_features;          /* K */
+    bool as_exllamav2;           /* set by the owner: its damping and its scale search, so that codes come out as its own;
+                                    otherwise ours, which err less */
     float *matrix;               /* [K, K]: H in the upper triangle, after hessian_factor U; the rest is the host's */
     uint64_t row_count;          /* calibration rows (sequences) added */
     uint16_t *order;             /* [K], after hessian_order: packed row -> input feature */
@@ -64,8 +66,9 @@ int hessian_add_piece(struct hessian *hessian, const float *x, size_t rows, bool
 int hessian_order(struct hessian *hessian, const char *name, struct plim_err *err);
 
 /*
- * After hessian_order: damps by max(0.12 mean(diagonal), 1e-5), factors, inverts. A matrix that is not positive definite
- * is damped again, ten times in all; then it is an error (kind input).
+ * After hessian_order: damps by a small share of the diagonal's geometric mean (as_exllamav2: max(0.12 mean(diagonal),
+ * 1e-5)), factors, inverts. A matrix that is not positive definite is damped by twice as much (as_exllamav2: by as much
+ * again), ten attempts in all; then it is an error (kind input).
  */
 int hessian_factor(struct hessian *hessian, const char *name, int64_t offload_threshold_elements,
                    struct hessian_report *report, struct plim_err *err);

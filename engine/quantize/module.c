@@ -241,7 +241,10 @@ static int open_hessians(struct module *m, struct plim_err *err)
     struct backend *backend = &m->c->engine->backend;
     if (hessian_init_on(&m->input, backend, m->input_tier, m->view[0].source.in_features, err) < 0)
         return -1;
-    return hessian_init_on(&m->inner, backend, m->inner_tier, m->view[m->matrix_count - 1].source.in_features, err);
+    if (hessian_init_on(&m->inner, backend, m->inner_tier, m->view[m->matrix_count - 1].source.in_features, err) < 0)
+        return -1;
+    m->input.as_exllamav2 = m->inner.as_exllamav2 = m->c->options.as_exllamav2;
+    return 0;
 }
 
 int module_reference(struct module *m, bool collect, struct plim_err *err)

@@ -337,6 +337,7 @@ static int quantise_head_matrix(struct conversion *c, struct matrix_view *view, 
 
     if (hessian_init(&h, backend, view->source.in_features, err) < 0 || head_hessian(c, &h, err) < 0)
         goto out;
+    h.as_exllamav2 = c->options.as_exllamav2;
     if (hessian_order(&h, view->name, err) < 0)
         goto out;
     if (!rtn) {

@@ -175,7 +175,7 @@ static int identify(struct conversion *c, struct plim_err *err)
     if (plim_isa_select(&isa, err) < 0 || model_digest(c->model, o->model_directory, model, err) < 0 ||
         (o->measurement && file_digest(o->measurement, measurement, err) < 0))
         goto out;
-    if (!cJSON_AddNumberToObject(identity, "format", 1) || !cJSON_AddStringToObject(identity, "model", model) ||
+    if (!cJSON_AddNumberToObject(identity, "format", 2) || !cJSON_AddStringToObject(identity, "model", model) ||
         !cJSON_AddNumberToObject(identity, "bits_per_weight", o->bits_per_weight) ||
         !cJSON_AddNumberToObject(identity, "head_bits", o->head_bits) ||
         !cJSON_AddNumberToObject(identity, "rows", (double)c->calibration.quantisation.rows) ||
@@ -186,6 +186,7 @@ static int identify(struct conversion *c, struct plim_err *err)
         !cJSON_AddStringToObject(identity, "measurement", measurement) ||
         !cJSON_AddNumberToObject(identity, "shard_bytes", (double)o->shard_bytes) ||
         !cJSON_AddBoolToObject(identity, "round_to_nearest", o->round_to_nearest) ||
+        !cJSON_AddBoolToObject(identity, "as_exllamav2", o->as_exllamav2) ||
         !cJSON_AddStringToObject(identity, "instruction_set", plim_isa_name(isa)) ||
         !cJSON_AddStringToObject(identity, "blas_core", core)) {
         json_memory(err);

@@ -58,6 +58,7 @@ static void calibrated_hessian(struct hessian *h, struct fixture_backend *f, con
     const int64_t *ids = need(calibration, "input_ids")->data;
     float *x = malloc(CALIBRATION_LENGTH * HIDDEN * sizeof *x);
     cr_assert_eq(hessian_init(h, &f->backend, HIDDEN, &err), 0);
+    h->as_exllamav2 = true;
     for (size_t row = 0; row < CALIBRATION_ROWS; row++) {
         first_layer_input(dense, ids + row * CALIBRATION_LENGTH, x);
         cr_assert_eq(hessian_add(h, x, CALIBRATION_LENGTH, &err), 0);

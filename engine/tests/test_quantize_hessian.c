@@ -204,6 +204,7 @@ Test(hessian, nothing_added_is_the_identity)
     struct hessian_report report;
     fixture_open(&f, 1);
     cr_assert_eq(hessian_init(&h, &f.backend, K, &err), 0);
+    h.as_exllamav2 = true;
     factor(&h, NO_OFFLOAD, &report);
     cr_assert_float_eq(h.matrix[0], 1 / sqrt(1.12), 1e-6);
     cr_assert_eq(h.matrix[1], 0.0f);
@@ -222,6 +223,7 @@ Test(hessian, indefinite_matrix_is_damped_again_then_refused)
         fixture_open(&f, 2);
         cr_assert_eq(hessian_init(&h, &f.backend, K, &err), 0);
         h.row_count = 1;
+        h.as_exllamav2 = true;
         for (size_t i = 0; i < K; i++)
             h.matrix[i * K + i] = 1.0f;
         /* Eigenvalue 1 - c: dampings of 0.12 each make up for c = 1.3 in three attempts, for c = 3 in none of ten. */

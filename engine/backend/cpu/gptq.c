@@ -109,6 +109,7 @@ static size_t search_base_bytes(size_t out_features)
     return plim_round_up(out_features * sizeof(float), PLIM_POOL_ALIGN);
 }
 
+/* Our own search takes fewer sums, and the same block. */
 static size_t search_bytes(size_t out_features)
 {
     return search_base_bytes(out_features) + tile_count(out_features) * GPTQ_CANDIDATES * sizeof(double);
@@ -135,6 +136,142 @@ int cpu_scale_search(struct backend *backend, const float *w, size_t rows, size_
     float largest = choose_levels(search.base, out_features, bits, levels);
     cpu_run_tasks(backend, tiles, search_tile, &search);
     *scales = group_scales_of(largest * gptq_candidate(best_candidate(search.sums, tiles)));
+    plim_pool_free(backend->pool, scratch);
+    return 0;
+}
+
+/* ---- our own search ---- */
+
+/*
+ * Sizes of the group's maximum that are tried, from 0.70 of the largest column's range in steps of 0.05. Past 1 only the
+ * grid of levels below it moves.
+ */
+#define FIT_MAXIMA 8
+#define FIT_FIRST 0.70f
+#define FIT_STEP 0.05f
+/* Levels tried for each column: the one that rounds its range, the next larger and three smaller ones. */
+#define FIT_LEVELS_BELOW 3
+#define FIT_LEVELS_ABOVE 1
+
+struct scale_fit {
+    const struct gptq_kernels *kernels;
+    const float *w;
+    size_t rows, out_features;
+    unsigned bits;
+    float *base;               /* [N]: the column's largest magnitude, then the scale that takes it to the range's end */
+    const float *u;
+    size_t u_stride;
+    double *sums;              /* [FIT_MAXIMA, tiles] */
+    uint8_t *levels;           /* [N], of the maximum that was fitted last */
+    float scale_max, level_scale[17];
+    size_t maximum, tiles;
+};
+
+static void set_level_scales(float level_scale[17], const struct group_scales *scales)
+{
+    for (int level = 1; level <= 16; level++)
+        level_scale[level] = half_to_float(half_from_float((float)(level * level) * scales->scale_unit));
+}
+
+static void fit_maximum(void *context, size_t tile)
+{
+    struct scale_fit *f = context;
+    size_t column = tile * GPTQ_TILE;
+    f->kernels->column_max(f->w + column, f->out_features, f->rows, tile_columns(f->out_features, tile),
+                           f->base + column);
+}
+
+static void fit_tile(void *context, size_t tile)
+{
+    struct scale_fit *f = context;
+    size_t column = tile * GPTQ_TILE, columns = tile_columns(f->out_features, tile);
+    float best[GPTQ_TILE], errors[GPTQ_TILE], scales[GPTQ_TILE];
+    int nearest[GPTQ_TILE];
+    double sum = 0;
+
+    for (size_t n = 0; n < columns; n++) {
+        float level = rintf(16.0f * sqrtf(f->base[column + n] / f->scale_max));
+        nearest[n] = level < 1.0f ? 1 : level > 16.0f ? 16 : (int)level;
+        best[n] = INFINITY;
+    }
+    for (int step = -FIT_LEVELS_BELOW; step <= FIT_LEVELS_ABOVE; step++) {
+        for (size_t n = 0; n < columns; n++) {
+            int level = nearest[n] + step;
+            scales[n] = f->level_scale[level < 1 ? 1 : level > 16 ? 16 : level];
+        }
+        f->kernels->weighted_error(f->w + column, f->out_features, f->rows, columns, f->bits, scales, f->u,
+                                   f->u_stride, errors);
+        for (size_t n = 0; n < columns; n++) {
+            int level = nearest[n] + step;
+            if (errors[n] < best[n]) {
+                best[n] = errors[n];
+                f->levels[column + n] = (uint8_t)(level < 1 ? 1 : level > 16 ? 16 : level);
+            }
+        }
+    }
+    for (size_t n = 0; n < columns; n++)
+        sum += (double)best[n];
+    f->sums[f->maximum * f->tiles + tile] = sum;
+}
+
+static struct group_scales try_maximum(struct backend *backend, struct scale_fit *fit, size_t maximum, float largest)
+{
+    struct group_scales scales = group_scales_of(largest * (FIT_FIRST + FIT_STEP * (float)maximum));
+    fit->maximum = maximum;
+    /* A group of zeros: any scale serves, and zero must not divide. */
+    fit->scale_max = fmaxf(half_to_float(scales.scale_max), 1e-30f);
+    set_level_scales(fit->level_scale, &scales);
+    cpu_run_tasks(backend, fit->tiles, fit_tile, fit);
+    return scales;
+}
+
+static size_t best_maximum(const struct scale_fit *fit)
+{
+    double best = INFINITY;
+    size_t best_index = 0;
+    for (size_t i = 0; i < FIT_MAXIMA; i++) {
+        double sum = 0;
+        for (size_t t = 0; t < fit->tiles; t++)
+            sum += fit->sums[i * fit->tiles + t];
+        if (sum < best) {
+            best = sum;
+            best_index = i;
+        }
+    }
+    return best_index;
+}
+
+int cpu_fit_scales(struct backend *backend, const float *w, size_t rows, size_t out_features, unsigned bits,
+                   const float *u, size_t u_stride, uint8_t *levels, struct group_scales *scales, struct plim_err *err)
+{
+    size_t tiles = tile_count(out_features);
+    unsigned char *scratch = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE,
+                                             search_bytes(out_features), err);
+    if (!scratch)
+        return -1;
+    struct scale_fit fit = {
+        .kernels = gptq_kernels_for(cpu_isa(backend)),
+        .w = w,
+        .rows = rows,
+        .out_features = out_features,
+        .bits = bits,
+        .base = (float *)(void *)scratch,
+        .u = u,
+        .u_stride = u_stride,
+        .sums = (double *)(void *)(scratch + search_base_bytes(out_features)),
+        .levels = levels,
+        .tiles = tiles,
+    };
+    float half_range = (float)((1u << bits) - 1) / 2.0f, largest = 0;
+
+    cpu_run_tasks(backend, tiles, fit_maximum, &fit);
+    for (size_t n = 0; n < out_features; n++) {
+        fit.base[n] /= half_range;
+        largest = fmaxf(largest, fit.base[n]);
+    }
+    for (size_t i = 0; i < FIT_MAXIMA; i++)
+        try_maximum(backend, &fit, i, largest);
+    *scales = try_maximum(backend, &fit, best_maximum(&fit), largest);
     plim_pool_free(backend->pool, scratch);
     return 0;
 }
@@ -180,8 +317,7 @@ int cpu_quantise_rows(struct backend *backend, float *w, size_t rows, size_t out
         .codes = codes,
         .errors = errors,
     };
-    for (int level = 1; level <= 16; level++)
-        q.level_scale[level] = half_to_float(half_from_float((float)(level * level) * scales->scale_unit));
+    set_level_scales(q.level_scale, scales);
     cpu_run_tasks(backend, tile_count(out_features), quantise_tile, &q);
     return 0;
 }
@@ -246,6 +382,7 @@ const struct quantize_ops cpu_quantize_ops = {
     .invert_and_reverse = cpu_invert_and_reverse,
     .gather_weights = cpu_gather_weights,
     .scale_search = cpu_scale_search,
+    .fit_scales = cpu_fit_scales,
     .quantise_rows = cpu_quantise_rows,
     .spread_errors = cpu_spread_errors,
     .pack_group = cpu_pack_group,

@@ -32,6 +32,13 @@ struct gptq_kernels {
     void (*search)(const float *w, size_t stride, size_t rows, size_t columns, unsigned bits, const float *scales,
                    double sums[GPTQ_CANDIDATES]);
 
+    /*
+     * errors[n] = sum over rows of ((clamp(rint(w / s), -zero, max_code - zero) * s - w) / U[r][r])^2, s = scales[n];
+     * u NULL: without the division.
+     */
+    void (*weighted_error)(const float *w, size_t stride, size_t rows, size_t columns, unsigned bits,
+                           const float *scales, const float *u, size_t u_stride, float *errors);
+
     /* As quantise_rows in quantize_ops.h, for one tile; scales [columns] are the stored ones, widened. */
     void (*quantise)(float *w, size_t stride, size_t rows, size_t columns, unsigned bits, const float *scales,
                      const float *u, size_t u_stride, uint8_t *codes, float *errors);

@@ -56,6 +56,27 @@ static void search(const float *w, size_t stride, size_t rows, size_t columns, u
     }
 }
 
+static void weighted_error(const float *w, size_t stride, size_t rows, size_t columns, unsigned bits,
+                           const float *scales, const float *u, size_t u_stride, float *errors)
+{
+    float zero = (float)(1u << (bits - 1)), highest = zero - 1.0f;
+    float inverse[GPTQ_TILE], total[GPTQ_TILE] = { 0 };
+    for (size_t n = 0; n < columns; n++)
+        inverse[n] = scales[n] > 0.0f ? 1.0f / scales[n] : 0.0f;
+    for (size_t r = 0; r < rows; r++) {
+        float diagonal = u ? u[r * u_stride + r] : 1.0f, weight = 1.0f / (diagonal * diagonal);
+        for (size_t n = 0; n < columns; n++) {
+            float value = w[r * stride + n];
+            float q = rintf(value * inverse[n]);
+            q = q < highest ? q : highest;
+            q = q > -zero ? q : -zero;
+            float d = q * scales[n] - value;
+            total[n] += weight * d * d;
+        }
+    }
+    memcpy(errors, total, columns * sizeof *errors);
+}
+
 static void quantise(float *w, size_t stride, size_t rows, size_t columns, unsigned bits, const float *scales,
                      const float *u, size_t u_stride, uint8_t *codes, float *errors)
 {
@@ -88,4 +109,4 @@ static void quantise(float *w, size_t stride, size_t rows, size_t columns, unsig
     }
 }
 
-const struct gptq_kernels GPTQ_TABLE = { column_max, search, quantise };
+const struct gptq_kernels GPTQ_TABLE = { column_max, search, weighted_error, quantise };

@@ -20,6 +20,8 @@ int cpu_gather_weights(struct backend *backend, const struct linear_source *sour
                        float *w, struct plim_err *err);
 int cpu_scale_search(struct backend *backend, const float *w, size_t rows, size_t out_features, unsigned bits,
                      uint8_t *levels, struct group_scales *scales, struct plim_err *err);
+int cpu_fit_scales(struct backend *backend, const float *w, size_t rows, size_t out_features, unsigned bits,
+                   const float *u, size_t u_stride, uint8_t *levels, struct group_scales *scales, struct plim_err *err);
 int cpu_quantise_rows(struct backend *backend, float *w, size_t rows, size_t out_features, unsigned bits,
                       const uint8_t *levels, const struct group_scales *scales, const float *u, size_t u_stride,
                       uint8_t *codes, float *errors, struct plim_err *err);

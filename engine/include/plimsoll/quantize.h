@@ -85,6 +85,8 @@ struct plim_quantize_options {
     bool measure_only;                /* ends once the job directory has measurement.json; no output is written */
     uint64_t shard_bytes;             /* 0: 8192 MiB */
     bool round_to_nearest;            /* for comparison: same order, groups, scales and allocation, no error feedback */
+    bool as_exllamav2;                /* its damping and its scale search: the same inputs give the same codes as its own,
+                                         with more error than by ours */
     uint64_t seed;                    /* of the built-in mix */
 
     FILE *progress;                   /* a bar with the time left; NULL: none */
