@@ -64,6 +64,30 @@ int hessian_add_piece(struct hessian *hessian, const float *x, size_t rows, bool
     return ops_of(hessian)->hessian_add(hessian->backend, hessian->matrix, x, rows, hessian->in_features, err);
 }
 
+int hessian_add_token(struct hessian *hessian, const float *x, float weight, struct plim_err *err)
+{
+    const struct backend_ops *ops = hessian->backend->ops;
+    struct plim_pool *pool = hessian->backend->pool;
+    size_t k = hessian->in_features, bytes = k * sizeof(float);
+    float *host = NULL, *scaled = NULL;
+    int rc = -1;
+
+    if (!(host = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_WORKSPACE, bytes, err)) ||
+        !(scaled = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, bytes, err)) ||
+        ops->download(hessian->backend, host, x, bytes, err) < 0)
+        goto out;
+    for (size_t i = 0; i < k; i++)
+        host[i] *= sqrtf(weight);
+    if (ops->upload(hessian->backend, scaled, host, bytes, err) < 0)
+        goto out;
+    rc = ops_of(hessian)->hessian_add(hessian->backend, hessian->matrix, scaled, 1, k, err);
+
+out:
+    plim_pool_free(pool, scaled);
+    plim_pool_free(pool, host);
+    return rc;
+}
+
 /* Divides by the row count; copies the diagonal out; refuses what no damping can mend. */
 static int normalise(struct hessian *h, const char *name, struct plim_err *err)
 {

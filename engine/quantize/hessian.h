@@ -59,6 +59,9 @@ int hessian_add(struct hessian *hessian, const float *x, size_t rows, struct pli
 /* The same for a piece of a sequence, in order; `first` tells where one begins. Other pieces are other sums: fix them. */
 int hessian_add_piece(struct hessian *hessian, const float *x, size_t rows, bool first, struct plim_err *err);
 
+/* Adds `weight` x^T x for one token that counts for more than the others: x [K]. */
+int hessian_add_token(struct hessian *hessian, const float *x, float weight, struct plim_err *err);
+
 /*
  * Divides by the number of rows added (none: the identity) and orders the features by falling diagonal (stable). NaN or
  * infinity on the diagonal is an error (kind input) that `name` names.

@@ -207,6 +207,16 @@ struct reference_run {
     bool collect;
 };
 
+/*
+ * The first token of a row is where attention goes that has nowhere else to go ("attention sink", Xiao et al., 2023,
+ * arXiv:2309.17453): every later token adds its value, most of their weight is on its key. So an error of k and v there
+ * is an error everywhere, and it counts as a quarter of its row's tokens, not as one of them: in SmolLM2-135M at 4 bits
+ * this takes the error that v adds to a block from 7.5% to 1.6% in layer 20, and halves k's and v's in others. Where other
+ * layers err for that token, its keys err later: a smaller share makes its state two to ten times as exact.
+ */
+#define FIRST_TOKEN_SHARE_ATTENTION 0.25f
+#define FIRST_TOKEN_SHARE_OTHERS 0.03125f
+
 static int collect_hessian(void *context, enum block_tap tap, const float *x, size_t rows, size_t width,
                            struct plim_err *err)
 {
@@ -216,7 +226,12 @@ static int collect_hessian(void *context, enum block_tap tap, const float *x, si
     (void)width;
 
     enum plim_quantize_phase outer = meter_enter(meter, PLIM_QUANTIZE_HESSIAN);
-    int rc = hessian_add_piece(inner ? &run->m->inner : &run->m->input, x, rows, run->m->c->run.block.first == 0, err);
+    struct hessian *h = inner ? &run->m->inner : &run->m->input;
+    bool first = run->m->c->run.block.first == 0;
+    int rc = hessian_add_piece(h, x, rows, first, err);
+    float share = tap == TAP_ATTENTION_INPUT ? FIRST_TOKEN_SHARE_ATTENTION : FIRST_TOKEN_SHARE_OTHERS;
+    if (rc == 0 && first && !h->as_exllamav2)
+        rc = hessian_add_token(h, x, share * (float)run->m->c->run.length, err);
     meter_enter(meter, outer);
     return rc;
 }
