@@ -9,7 +9,8 @@
  *     --github       GitHub Actions annotations on standard output
  *     --markdown     a short comment, details collapsed (comparison_print calls it)
  *
- * Findings are written in the order they have: sort first. Nothing here decides anything.
+ * Findings are written in the order they have: sort first. Nothing here decides anything. The same for one result, where a
+ * case is a test that fails when it did not end as its suite expects.
  */
 
 #include <argp.h>
@@ -17,6 +18,7 @@
 #include <stdio.h>
 
 #include "compare.h"
+#include "suite.h"
 
 /* What `compare` and `gate` write besides what they print. */
 struct format_outputs {
@@ -31,12 +33,30 @@ extern const struct argp format_argp;
 int format_outputs_write(const struct format_outputs *outputs, const struct comparison *comparison, int exit_status,
                          struct plim_err *err);
 
+/* ---- one result (format_result.c); `suite` may be NULL ---- */
+
+int format_result_outputs_write(const struct format_outputs *outputs, const struct suite *suite,
+                                const struct result *result, struct plim_err *err);
+void format_result_junit(const struct suite *suite, const struct result *result, FILE *out);
+/* A line a metric: numbers in base units, or a digest as text. */
+void format_result_csv(const struct suite *suite, const struct result *result, FILE *out);
+void format_result_github(const struct suite *suite, const struct result *result, FILE *out);
+
+/* ---- a comparison ---- */
+
 void format_junit(const struct comparison *comparison, FILE *out);
 void format_csv(const struct comparison *comparison, FILE *out);
 /* At most ten errors and ten warnings, as many as GitHub shows for a step; the last line has the conclusion. */
 void format_github(const struct comparison *comparison, int exit_status, FILE *out);
 int format_markdown(const struct comparison *comparison, const struct comparison_view *view, FILE *out,
                     struct plim_err *err);
+
+/* ---- parts ---- */
+
+/* A CSV field, quoted where it must be. */
+void format_csv_text(FILE *out, const char *text);
+/* The escapes of GitHub's workflow commands; inside a property ':' and ',' too. */
+void format_github_text(FILE *out, const char *text, bool property);
 
 /* ---- parts of a finding as text ---- */
 

@@ -5,7 +5,7 @@
 
 #include "format.h"
 
-static void put_text(FILE *out, const char *text)
+void format_csv_text(FILE *out, const char *text)
 {
     if (!strpbrk(text, ",\"\r\n")) {
         fputs(text, out);
@@ -36,7 +36,7 @@ static void put_finding(FILE *out, const char *suite, const struct finding *f)
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         fputs(i ? "," : "", out);
-        put_text(out, texts[i]);
+        format_csv_text(out, texts[i]);
     }
     put_number(out, metric ? f->baseline_value : NAN);
     put_number(out, metric ? f->result_value : NAN);
@@ -44,7 +44,7 @@ static void put_finding(FILE *out, const char *suite, const struct finding *f)
     put_number(out, timing ? f->slowdown.low : NAN);
     put_number(out, timing ? f->slowdown.high : NAN);
     fputc(',', out);
-    put_text(out, f->detail);
+    format_csv_text(out, f->detail);
     fputs("\r\n", out);
 }
 

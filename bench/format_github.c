@@ -8,8 +8,7 @@
 
 #define ANNOTATION_LIMIT 10   /* of each level; GitHub drops the rest of a step's */
 
-/* The escapes of the command syntax; inside a property ':' and ',' too. */
-static void put_escaped(FILE *out, const char *text, bool property)
+void format_github_text(FILE *out, const char *text, bool property)
 {
     for (; *text; text++) {
         if (*text == '%' || *text == '\r' || *text == '\n' || (property && (*text == ':' || *text == ',')))
@@ -24,21 +23,21 @@ static void put_annotation(FILE *out, const char *level, const char *suite, cons
     char before[48], after[48], change[48], title[400];
     snprintf(title, sizeof title, "plimsoll %s: %s %s", suite, finding_case_id(f), verdict_name(f->verdict));
     fprintf(out, "::%s title=", level);
-    put_escaped(out, title, true);
+    format_github_text(out, title, true);
     fputs("::", out);
     if (*finding_metric(f)) {
-        put_escaped(out, finding_metric(f), false);
+        format_github_text(out, finding_metric(f), false);
         fputs(": ", out);
         if (isfinite(f->baseline_value) && isfinite(f->result_value)) {
-            put_escaped(out, format_value(before, sizeof before, f->baseline_value, finding_unit(f)), false);
+            format_github_text(out, format_value(before, sizeof before, f->baseline_value, finding_unit(f)), false);
             fputs(" -> ", out);
-            put_escaped(out, format_value(after, sizeof after, f->result_value, finding_unit(f)), false);
+            format_github_text(out, format_value(after, sizeof after, f->result_value, finding_unit(f)), false);
             fputs(" (", out);
-            put_escaped(out, finding_change(change, sizeof change, f), false);
+            format_github_text(out, finding_change(change, sizeof change, f), false);
             fputs(") ", out);
         }
     }
-    put_escaped(out, f->detail, false);
+    format_github_text(out, f->detail, false);
     fputc('\n', out);
 }
 
@@ -54,7 +53,7 @@ void format_github(const struct comparison *c, int exit_status, FILE *out)
             put_annotation(out, "warning", c->suite_name, f);
     }
     fprintf(out, "::%s title=plimsoll ", exit_status == 0 ? "notice" : "error");
-    put_escaped(out, c->suite_name, true);
+    format_github_text(out, c->suite_name, true);
     fprintf(out, "::%s: ", comparison_conclusion(c, exit_status));
     comparison_print_counts(c, out);
     fputc('\n', out);

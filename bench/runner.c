@@ -27,6 +27,14 @@ size_t runner_count(const struct suite *suite, const char *pattern)
     return count;
 }
 
+bool runner_expects(const struct suite *suite, const struct result_case *c)
+{
+    for (size_t i = 0; suite && i < suite->case_count; i++)
+        if (strcmp(suite->cases[i].id, c->id) == 0)
+            return c->outcome == suite->cases[i].expect;
+    return c->outcome == OUTCOME_OK;
+}
+
 size_t runner_unexpected(const struct suite *suite, const struct result *result)
 {
     size_t count = 0;

@@ -44,13 +44,20 @@ int runner_run(const struct suite *suite, const struct executor *executor, const
 int runner_run_case(const struct suite *suite, const struct suite_case *c, const struct executor *executor,
                     const struct run_options *options, struct result_case *out, struct plim_err *err);
 
+/* Whether a recorded case ended as its suite expects; with `ok` where the suite (NULL: none) doesn't know it. */
+bool runner_expects(const struct suite *suite, const struct result_case *c);
+
 /* How many recorded cases of the suite did not end as it expects. */
 size_t runner_unexpected(const struct suite *suite, const struct result *result);
 
 /* A case's memory trace, "DIRECTORY/tiny~prefill~max_dq_size=1Mi.trace"; free(). */
 char *runner_trace_path(const char *directory, const char *id, struct plim_err *err);
 
-/* The table that ends a run. */
+/*
+ * The table that ends a run: cases that did not end as the suite (may be NULL) expects first, then the others as they
+ * ran; what the refused and failed ones said; the machine. As Markdown the details are folded.
+ */
 int runner_print(const struct suite *suite, const struct result *result, FILE *out, struct plim_err *err);
+int runner_print_markdown(const struct suite *suite, const struct result *result, FILE *out, struct plim_err *err);
 
 #endif

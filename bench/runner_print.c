@@ -130,11 +130,8 @@ static void largest_tag_cell(struct table *t, const struct result_case *c)
                100 * metric_median(largest) / total);
 }
 
-static void row(struct table *t, const struct suite_case *wanted, const struct result *result,
-                const struct result_case *c)
+static void row(struct table *t, const struct result *result, const struct result_case *c, bool expected)
 {
-    bool expected = c->outcome == wanted->expect;
-
     table_cell(t, STYLE_PLAIN, "%s", c->id);
     table_cell(t, expected ? STYLE_PLAIN : STYLE_BAD, "%s", outcome_name(c->outcome));
     speed_cells(t, case_headline(c));
@@ -142,6 +139,24 @@ static void row(struct table *t, const struct suite_case *wanted, const struct r
     value_cell(t, c, "peak_requested_fast_bytes");
     largest_tag_cell(t, c);
     value_cell(t, c, "peak_rss_bytes");
+}
+
+/* ---- the table ---- */
+
+static void fill(struct table *t, const struct suite *suite, const struct result *result)
+{
+    table_column(t, "case", TABLE_LEFT);
+    table_column(t, "outcome", TABLE_LEFT);
+    table_column(t, "speed", TABLE_RIGHT);
+    table_column(t, "", TABLE_RIGHT);
+    table_column(t, "of machine", TABLE_RIGHT);
+    table_column(t, "peak memory", TABLE_RIGHT);
+    table_column(t, "mostly", TABLE_LEFT);
+    table_column(t, "peak RSS", TABLE_RIGHT);
+    for (int expected = 0; expected < 2; expected++)
+        for (size_t i = 0; i < result->case_count; i++)
+            if (runner_expects(suite, &result->cases[i]) == (expected == 1))
+                row(t, result, &result->cases[i], expected == 1);
 }
 
 static void print_yardsticks(const struct result *result, FILE *out)
@@ -157,13 +172,13 @@ static void print_yardsticks(const struct result *result, FILE *out)
                 format_value(c, sizeof c, gemm->number, "flop/s"));
 }
 
-static void print_details(const struct suite *suite, const struct result *result, FILE *out)
+static void print_details(const struct result *result, const char *before, FILE *out)
 {
-    for (size_t i = 0; i < suite->case_count; i++) {
-        const struct result_case *c = result_find_case(result, suite->cases[i].id);
+    for (size_t i = 0; i < result->case_count; i++) {
+        const struct result_case *c = &result->cases[i];
 
-        if (c && c->outcome != OUTCOME_OK)
-            fprintf(out, "%s: %s%s%s\n", c->id, outcome_name(c->outcome), c->detail && *c->detail ? ": " : "",
+        if (c->outcome != OUTCOME_OK)
+            fprintf(out, "%s%s: %s%s%s\n", before, c->id, outcome_name(c->outcome), c->detail && *c->detail ? ": " : "",
                     c->detail ? c->detail : "");
     }
 }
@@ -173,23 +188,40 @@ int runner_print(const struct suite *suite, const struct result *result, FILE *o
     struct table t = TABLE_INIT;
     int rc;
 
-    table_column(&t, "case", TABLE_LEFT);
-    table_column(&t, "outcome", TABLE_LEFT);
-    table_column(&t, "speed", TABLE_RIGHT);
-    table_column(&t, "", TABLE_RIGHT);
-    table_column(&t, "of machine", TABLE_RIGHT);
-    table_column(&t, "peak memory", TABLE_RIGHT);
-    table_column(&t, "mostly", TABLE_LEFT);
-    table_column(&t, "peak RSS", TABLE_RIGHT);
-    for (size_t i = 0; i < suite->case_count; i++) {
-        const struct result_case *c = result_find_case(result, suite->cases[i].id);
-
-        if (c)
-            row(&t, &suite->cases[i], result, c);
-    }
+    fill(&t, suite, result);
     rc = table_print(&t, out, table_colours(out), err);
     table_release(&t);
-    print_details(suite, result, out);
+    print_details(result, "", out);
     print_yardsticks(result, out);
+    return rc;
+}
+
+static size_t count_unexpected(const struct suite *suite, const struct result *result)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < result->case_count; i++)
+        count += !runner_expects(suite, &result->cases[i]);
+    return count;
+}
+
+int runner_print_markdown(const struct suite *suite, const struct result *result, FILE *out, struct plim_err *err)
+{
+    struct table t = TABLE_INIT;
+    size_t unexpected = count_unexpected(suite, result);
+    int rc;
+
+    fprintf(out, "### %s %s: ", unexpected ? "❌" : "✅", result->suite_name);
+    if (unexpected)
+        fprintf(out, "%zu of %zu cases did not end as they should\n\n", unexpected, result->case_count);
+    else
+        fprintf(out, "%zu cases\n\n", result->case_count);
+    fill(&t, suite, result);
+    rc = table_print_markdown(&t, out, err);
+    table_release(&t);
+    fputs("\n<details><summary>How it ran</summary>\n\n", out);
+    print_details(result, "- ", out);
+    fprintf(out, "- started %s%s\n", result->started_utc, result->complete ? "" : ", not finished");
+    fprintf(out, "- machine class `%s`\n\n</details>\n", result->machine_class);
     return rc;
 }

@@ -6,22 +6,31 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format.h"
 #include "gate.h"
 #include "heap.h"
 #include "pareto.h"
 #include "plimsoll/file.h"
 #include "report.h"
+#include "runner.h"
 
-enum { OPTION_BASELINE = 1000, OPTION_BASELINES, OPTION_SUITE, OPTION_TRACES };
+enum { OPTION_BASELINE = 1000, OPTION_BASELINES, OPTION_SUITE, OPTION_TRACES, OPTION_TABLE, OPTION_MARKDOWN, OPTION_JSON };
+
+enum printed { PRINT_NOTHING, PRINT_TABLE, PRINT_MARKDOWN, PRINT_JSON };
 
 struct arguments {
     const char *result, *baseline, *baselines, *output, *suite, *traces;
+    enum printed printed;
+    struct format_outputs outputs;
 };
 
 static const struct argp_option options[] = {
     { "baseline", OPTION_BASELINE, "FILE", 0, "What came before: a result or a baseline", 0 },
     { "baselines", OPTION_BASELINES, "DIR", 0, "What came before: the suite's accepted baselines", 0 },
-    { "output", 'o', "FILE", 0, "The page (default: report.html)", 0 },
+    { "output", 'o', "FILE", 0, "The page (default: report.html, unless another form was asked for)", 0 },
+    { "table", OPTION_TABLE, NULL, 0, "Print a table, worst first", 0 },
+    { "markdown", OPTION_MARKDOWN, NULL, 0, "Print Markdown, as for a pull request", 0 },
+    { "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
     { "suite", OPTION_SUITE, "FILE", 0, "The suite that says which curves to draw (default: that of the result)", 0 },
     { "traces", OPTION_TRACES, "DIR", 0,
       "Memory traces of the result (default: RESULT.traces beside it, if it is there)", 0 },
@@ -32,6 +41,18 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
 {
     struct arguments *a = state->input;
     switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->outputs;
+        return 0;
+    case OPTION_TABLE:
+        a->printed = PRINT_TABLE;
+        return 0;
+    case OPTION_MARKDOWN:
+        a->printed = PRINT_MARKDOWN;
+        return 0;
+    case OPTION_JSON:
+        a->printed = PRINT_JSON;
+        return 0;
     case OPTION_BASELINE:
         a->baseline = text;
         return 0;
@@ -79,6 +100,40 @@ static int write_page(const struct report_input *input, const char *path, struct
         printf("%s: %zu KiB\n", path, (bytes + 1023) / 1024);
     free(text);
     return rc;
+}
+
+static bool wants_page(const struct arguments *a)
+{
+    return a->output || (a->printed == PRINT_NOTHING && !a->outputs.junit && !a->outputs.csv && !a->outputs.github);
+}
+
+static int print_result(const struct report_input *input, enum printed form, struct plim_err *err)
+{
+    char *text;
+    if (form != PRINT_JSON)
+        return (form == PRINT_TABLE ? runner_print : runner_print_markdown)(input->suite, input->result, stdout, err);
+    text = result_format(input->result, err);
+    if (text)
+        fputs(text, stdout);
+    free(text);
+    return text ? 0 : -1;
+}
+
+/* The other forms of what the page shows: of the comparison where there is one, else of the result. */
+static int print_forms(const struct arguments *a, const struct report_input *input, struct plim_err *err)
+{
+    static const enum comparison_format formats[] = { [PRINT_TABLE] = COMPARISON_TERMINAL,
+                                                      [PRINT_MARKDOWN] = COMPARISON_MARKDOWN,
+                                                      [PRINT_JSON] = COMPARISON_JSON };
+    struct comparison_view view = { .exit_status = input->exit_status };
+    if (a->printed != PRINT_NOTHING) {
+        view.format = formats[a->printed];
+        if ((input->comparison ? comparison_print(input->comparison, &view, stdout, err)
+                               : print_result(input, a->printed, err)) < 0)
+            return -1;
+    }
+    return input->comparison ? format_outputs_write(&a->outputs, input->comparison, input->exit_status, err)
+                             : format_result_outputs_write(&a->outputs, input->suite, input->result, err);
 }
 
 /* "results/smoke.json": "results/smoke.traces", where `plimsoll run --trace-memory` leaves them; free(). */
@@ -130,7 +185,9 @@ static int make_report(const struct arguments *a, struct plim_err *err)
         input.suite = &suite;
     else if (a->suite)
         goto out;
-    rc = write_page(&input, a->output, err);
+    rc = print_forms(a, &input, err);
+    if (rc == 0 && wants_page(a))
+        rc = write_page(&input, a->output ? a->output : "report.html", err);
 
 out:
     free(traces);
@@ -143,13 +200,16 @@ out:
 
 int verb_report(int argc, char **argv)
 {
+    static const struct argp_child children[] = { { &format_argp, 0, NULL, 0 }, { 0 } };
     static const struct argp argp = {
         options, parse_option, "RESULT",
-        "Writes one self-contained HTML page: what became of the baseline, worst first, what made the peak, timings, "
-        "sweeps, and every case.",
-        NULL, NULL, NULL
+        "Shows a result, or what became of a baseline: as one self-contained HTML page, worst first, with what made the "
+        "peak, timings, sweeps, and every case; or as a table, Markdown, JSON, JUnit, CSV or annotations.\v"
+        "Exit status: 0 it was written, whatever it says; 1 writing failed, 2 bad usage or input, 3 there is nothing to "
+        "compare with.",
+        children, NULL, NULL
     };
-    struct arguments a = { .output = "report.html" };
+    struct arguments a = { .printed = PRINT_NOTHING };
     struct plim_err err = PLIM_ERR_INIT;
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     if (make_report(&a, &err) < 0) {

@@ -116,6 +116,31 @@ Test(verbs, compare_reads_well_in_three_formats)
     free(d);
 }
 
+Test(verbs, report_has_a_result_in_every_form)
+{
+    char *d = make_files(), path[400];
+    expect(d, 0, "report.html: ", "report base.json");
+    expect(d, 0, "tiny/prefill  ok", "report base.json --table");
+    expect(d, 0, "### \xE2\x9C\x85 hull: 2 cases", "report base.json --markdown");
+    expect(d, 0, "| tiny/prefill | **crashed** |", "report crash.json --markdown");
+    expect(d, 0, "\"plimsoll-result\"", "report base.json --json");
+    expect(d, 0, "::error title=plimsoll tiny/prefill::crashed", "report crash.json --github --junit r.xml --csv r.csv");
+    snprintf(path, sizeof path, "%s/r.xml", d);
+    char *text = read_text(path);
+    cr_assert_not_null(strstr(text, "tests=\"2\" failures=\"0\" errors=\"1\""), "%s", text);
+    cr_assert_not_null(strstr(text, "name=\"tiny/prefill\"><error type=\"crashed\""), "%s", text);
+    free(text);
+    snprintf(path, sizeof path, "%s/r.csv", d);
+    text = read_text(path);
+    cr_assert_not_null(strstr(text, "\r\nhull,tiny/steady,tiny,prefill,ok,peak_bytes,exact,bytes,2,100,100,100,\r\n"), "%s", text);
+    cr_assert_not_null(strstr(text, "\r\nhull,tiny/prefill,tiny,prefill,crashed,,,,,,,,\r\n"), "%s", text);
+    free(text);
+    expect(d, 0, "| **FAIL** |", "report more.json --baseline base.json --markdown");
+    expect(d, 0, "peak_requested_fast_bytes", "report more.json --baseline base.json --table --csv c.csv");
+    expect(d, 2, "a result file is needed", "report --table");
+    free(d);
+}
+
 Test(verbs, gate_accept_and_gate_again)
 {
     char *d = make_files();
