@@ -30,6 +30,7 @@ static const struct metric_row rows[] = {
     { "spin_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "the multiplications of the spin workload" },
     { "cpu_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "processor time of all threads in the measured part" },
     { "cpu_seconds_per_second", "", METRIC_TIMING, DIRECTION_LOWER, "processor time over wall time in the measured part: cores kept busy" },
+    { "harness_fraction", "", METRIC_TIMING, DIRECTION_LOWER, "share of the measured part that is the harness's own: choosing ids, digests, looks at the clock" },
     { "harness_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "what the harness itself costs a case: process start to exit, less the work" },
 
     /* memory: requested bytes, exact */
@@ -161,7 +162,7 @@ bool metric_only_explains(const char *name)
 {
     static const char *const names[] = { "sgemm_flops_per_s", "read_bandwidth_bytes_per_s", "prefill_flops_per_s",
                                          "weight_read_bytes_per_s", "cpu_seconds_per_second", "reference_perplexity",
-                                         "perplexity_excess" };
+                                         "perplexity_excess", "harness_fraction" };
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(name, names[i]) == 0)

@@ -69,6 +69,7 @@ static int take_logits(void *context, size_t first_position, size_t rows, size_t
                        struct plim_err *err)
 {
     struct last_logits *out = context;
+    uint64_t start_ns = plim_now_ns();
     const float *row = logits + (rows - 1) * vocab_size;
     size_t best = 0;
 
@@ -80,6 +81,7 @@ static int take_logits(void *context, size_t first_position, size_t rows, size_t
     out->id = (int32_t)best;
     if (out->want_digest)
         out->digest = XXH3_64bits(row, vocab_size * sizeof *row);
+    out->harness_ns += plim_now_ns() - start_ns;
     return 0;
 }
 
@@ -289,6 +291,25 @@ int report_prediction(struct model_run *m, const struct plim_plan_request *reque
         report_tags(m, "predicted", all.tag_peak_bytes, err) < 0)
         return -1;
     return report_number(m, "prediction_error_bytes", (double)error, err);
+}
+
+/* What a look at the clock takes: tens of nanoseconds, or a microsecond where it is a system call. */
+static double clock_read_ns(void)
+{
+    enum { READS = 64 };
+    uint64_t start_ns = plim_now_ns(), last_ns = start_ns;
+
+    for (int i = 0; i < READS; i++)
+        last_ns = plim_now_ns();
+    return (double)(last_ns - start_ns) / READS;
+}
+
+int report_harness(struct model_run *m, const struct stopwatch *spent, uint64_t harness_ns, size_t clock_reads,
+                   struct plim_err *err)
+{
+    double own_ns = (double)harness_ns + (double)clock_reads * clock_read_ns();
+
+    return report_number(m, "harness_fraction", own_ns / (double)spent->wall_ns, err);
 }
 
 /* ---- references ---- */

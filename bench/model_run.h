@@ -51,6 +51,7 @@ struct last_logits {
     int32_t id;
     bool want_digest;
     uint64_t digest;
+    uint64_t harness_ns;            /* what all this took, of the time of all forward calls so far */
 };
 
 int model_run_fill(struct model_run *m, const int32_t *ids, size_t count, struct plim_err *err);
@@ -92,6 +93,13 @@ void kernels_key(char *buffer, size_t size);
 
 /* Processor time and cores kept busy of the measured part. */
 int report_cpu_time(struct model_run *m, const struct stopwatch *spent, struct plim_err *err);
+
+/*
+ * The share of the measured part that is the harness's own: `harness_ns` of choosing ids and bookkeeping, and so many
+ * looks at the clock.
+ */
+int report_harness(struct model_run *m, const struct stopwatch *spent, uint64_t harness_ns, size_t clock_reads,
+                   struct plim_err *err);
 
 /* Adds the paired read bandwidth, and the fraction of it that `bytes_per_s` is, if the weights exceed the caches. */
 int report_read_reference(struct model_run *m, double bytes_per_s, uint64_t step_bytes, struct plim_err *err);
