@@ -65,18 +65,52 @@ int model_run_open(struct model_run *m, struct workload_run *run, size_t context
 
 /* ---- forward ---- */
 
+typedef float lanes __attribute__((vector_size(32)));
+typedef int32_t lane_mask __attribute__((vector_size(32)));
+#define LANES (sizeof(lanes) / sizeof(float))
+
+/*
+ * The first index of the largest value; -1 where a value is no number. Within the measured part, so it must cost little:
+ * a plain loop takes 0.1 ms for 128 Ki logits, 0.3% of a token, and the compiler makes no vectors of it.
+ */
+static ptrdiff_t index_of_largest(const float *row, size_t n)
+{
+    lanes largest = { 0 }, value;
+    lane_mask unordered = { 0 };
+    size_t i = 0;
+    float most = -INFINITY;
+    bool ordered = true;
+
+    largest += most;
+    for (; i + LANES <= n; i += LANES) {
+        memcpy(&value, row + i, sizeof value);
+        lane_mask larger = value > largest;
+        largest = (lanes)(((lane_mask)value & larger) | ((lane_mask)largest & ~larger));
+        unordered |= value != value;
+    }
+    for (size_t k = 0; k < LANES; k++) {
+        most = largest[k] > most ? largest[k] : most;
+        ordered &= !unordered[k];
+    }
+    for (; i < n; i++) {
+        most = row[i] > most ? row[i] : most;
+        ordered &= !isnan(row[i]);
+    }
+    for (i = 0; ordered && i < n; i++)
+        if (row[i] >= most)
+            return (ptrdiff_t)i;
+    return -1;
+}
+
 static int take_logits(void *context, size_t first_position, size_t rows, size_t vocab_size, const float *logits,
                        struct plim_err *err)
 {
     struct last_logits *out = context;
     uint64_t start_ns = plim_now_ns();
     const float *row = logits + (rows - 1) * vocab_size;
-    size_t best = 0;
+    ptrdiff_t best = index_of_largest(row, vocab_size);
 
-    for (size_t i = 1; i < vocab_size; i++)
-        if (row[i] > row[best])
-            best = i;
-    if (!isfinite(row[best]))   /* a NaN in front, or an infinity */
+    if (best < 0 || !isfinite(row[best]))
         return plim_err_set(err, PLIM_ERR_INTERNAL, "logits of position %zu are not finite", first_position + rows - 1);
     out->id = (int32_t)best;
     if (out->want_digest)

@@ -1,6 +1,7 @@
 /* The workloads with a real model in real workers: what each measures, and that it adds up. */
 
 #include <criterion/criterion.h>
+#include <math.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,6 +86,10 @@ Test(workloads, decode_reports_every_token)
         sum += times->samples[i];
     cr_expect_leq(sum, 16 / value(&c, "decode_tokens_per_s") * 1e9 * 1.0001);
     cr_expect_gt(value(&c, "weight_bytes_read"), 0);
+    times = case_find_metric(&c, "harness_fraction");
+    cr_assert_eq(times->sample_count, 2);
+    cr_expect_gt(fmin(times->samples[0], times->samples[1]), 0);
+    cr_expect_lt(fmin(times->samples[0], times->samples[1]), 0.05, "even of steps of microseconds");
     cr_expect_eq(value(&c, "dequant_chunks"), 0, "one row never expands weights");
     cr_expect_null(case_find_metric(&c, "read_bandwidth_fraction"), "these weights stay in the caches");
     case_release(&c);
