@@ -12,14 +12,26 @@ const struct noise_model noise_models[] = {
 
 void noise_start(struct noise *noise, const struct noise_model *model, uint64_t seed, uint64_t session)
 {
+    noise->recorded = NULL;
     noise->model = model;
     plim_random_seed(&noise->random, seed, session);
     noise->session = model->session * plim_random_normal(&noise->random);
     noise->drift = model->drift * plim_random_normal(&noise->random);
 }
 
+void noise_replay(struct noise *noise, const double *recorded, size_t count, uint64_t seed, uint64_t session)
+{
+    static const struct noise_model replayed = { .name = "replayed" };
+
+    *noise = (struct noise){ .model = &replayed, .recorded = recorded, .recorded_count = count };
+    plim_random_seed(&noise->random, seed, session);
+    noise->at = (size_t)plim_random_below(&noise->random, count);
+}
+
 double noise_next(struct noise *noise)
 {
+    if (noise->recorded)
+        return noise->recorded[noise->at++ % noise->recorded_count];
     const struct noise_model *m = noise->model;
     struct plim_random *random = &noise->random;
     double fresh = sqrt(1 - m->drift_correlation * m->drift_correlation);

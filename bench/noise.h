@@ -11,7 +11,11 @@
  *     now and then a slow spike   exponentially distributed, never fast
  *
  * Drift goes on from measurement to measurement, whatever case they are of.
+ *
+ * Or it is what a real machine did: a recorded series, replayed from anywhere in it.
  */
+
+#include <stddef.h>
 
 #include "plimsoll/random.h"
 
@@ -30,10 +34,15 @@ struct noise {
     const struct noise_model *model;
     struct plim_random random;
     double session, drift;
+    const double *recorded;      /* borrowed; NULL: the model makes noise */
+    size_t recorded_count, at;
 };
 
 /* A new session. */
 void noise_start(struct noise *noise, const struct noise_model *model, uint64_t seed, uint64_t session);
+
+/* The same from a recorded series of processes that ran one after another, from a random one on; the first follows the last. */
+void noise_replay(struct noise *noise, const double *recorded, size_t count, uint64_t seed, uint64_t session);
 
 /* The logarithm of the factor by which the next process's time is off. */
 double noise_next(struct noise *noise);

@@ -1,19 +1,26 @@
 #include "selftest.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "ab_control.h"
 #include "heap.h"
 #include "interrupt.h"
+#include "metrics.h"
+#include "plimsoll/clock.h"
 #include "plimsoll/progress.h"
 #include "proportion.h"
+#include "runner.h"
 #include "simulated.h"
 
 #define FALSE_ALARMS_PROMISED 0.01
 #define POWER_PROMISED 0.80
 #define POWER_SLOWDOWN 0.05
 #define LEVEL 0.95
+#define RECORDING_SHARE 0.4    /* of the time limit */
+#define RECORDED_PROCESSES 1000
+#define SIMULATED_BUDGET_NS (UINT64_MAX / 4)   /* no clock runs there; a real trial has the usual minute a case */
 
 struct plant {
     double slowdown;
@@ -63,6 +70,7 @@ static int run_sabotaged(void *context, const struct case_request *request, cons
 struct trial {
     const struct selftest_options *options;
     const struct suite *suite;
+    const char *case_pattern;
     const struct plant *plant;
     const struct ab_watch *watch;
     struct executor machine;
@@ -109,21 +117,38 @@ static void count_trial(struct selftest_row *row, const struct ab_report *report
     row->alarms += alarm;
     row->controls_missed += !ab_controls_caught(report);
     row->pairs_a_case += (double)pairs / (double)report->case_count;
+    row->seconds_a_case += (double)report->spent_ns / 1e9 / (double)report->case_count;
     if (is_planted(plant))
         count_planted(row, report, id);
 }
 
+/* Which case is planted in: another one in each trial. */
+static const char *planted_id(const struct trial *trial)
+{
+    size_t selected = runner_count(trial->suite, trial->case_pattern), skip = trial->number % selected;
+
+    for (size_t i = 0; i < trial->suite->case_count; i++)
+        if (runner_selects(&trial->suite->cases[i], trial->case_pattern) && skip-- == 0)
+            return trial->suite->cases[i].id;
+    return "";
+}
+
 static int run_trial(const struct trial *trial, struct selftest_row *row, struct plim_err *err)
 {
-    const char *id = trial->suite->cases[trial->number % trial->suite->case_count].id;
+    const char *id = planted_id(trial);
     struct saboteur saboteur = { { trial->machine, { trial->plant->slowdown, trial->plant->extra_bytes } }, id };
     struct executor sabotaged = trial->machine;
     struct executor sides[AB_SIDES];
     struct ab_options options = { .rules = ab_rules_default(), .seed = trial->options->seed + trial->number,
-                                  .watch = trial->watch, .control = trial->machine, .budget_ns = UINT64_MAX / 4 };
+                                  .watch = trial->watch, .control = trial->machine,
+                                  .budget_ns = trial->watch ? 0 : SIMULATED_BUDGET_NS,
+                                  .case_pattern = trial->case_pattern,
+                                  .models_directory = trial->options->models_directory };
     struct ab_report report;
     int rc;
 
+    if (interrupt_requested())
+        return plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted");
     sabotaged.run_case = run_sabotaged;
     sabotaged.context = &saboteur;
     sides[AB_A] = trial->machine;
@@ -135,38 +160,50 @@ static int run_trial(const struct trial *trial, struct selftest_row *row, struct
     return rc;
 }
 
-/* ---- all trials ---- */
-
-static int run_row(const struct selftest_options *options, const struct suite *suite, const struct noise_model *model,
-                   const struct plant *plant, struct selftest_row *row, struct plim_err *err)
+static struct selftest_row *add_row(struct selftest *out, const char *machine, const struct plant *plant)
 {
-    struct process_executor processes = { .program = options->program };
-    struct machine_watch state;
-    struct ab_watch watch = machine_watch(&state);
+    struct selftest_row *row = &out->rows[out->row_count++];
+
+    *row = (struct selftest_row){ .machine = machine, .slowdown = plant->slowdown, .extra_bytes = plant->extra_bytes };
+    return row;
+}
+
+static void average(struct selftest_row *row)
+{
+    double trials = row->trials ? (double)row->trials : 1;
+
+    row->pairs_a_case /= trials;
+    row->seconds_a_case /= trials;
+}
+
+/* ---- simulated and replayed machines ---- */
+
+/* `model` NULL: replays what was recorded. */
+static int run_simulated(const struct selftest_options *options, const struct suite *suite,
+                         const struct noise_model *model, const struct selftest *recorded, const struct plant *plant,
+                         struct selftest_row *row, struct plim_err *err)
+{
     struct simulated simulated = { .runs = 0 };
     struct plim_progress progress;
     char title[80];
     int rc = 0;
 
-    *row = (struct selftest_row){ .machine = model ? model->name : "this machine", .slowdown = plant->slowdown,
-                                  .extra_bytes = plant->extra_bytes };
     snprintf(title, sizeof title, "%s, %g%% and %llu bytes planted", row->machine, 100 * plant->slowdown,
              (unsigned long long)plant->extra_bytes);
     plim_progress_start(&progress, options->progress, title, "trials", options->trials);
     for (size_t i = 0; i < options->trials && rc == 0; i++) {
-        struct trial trial = { options, suite, plant, model ? NULL : &watch, { 0 }, i };
+        struct trial trial = { options, suite, NULL, plant, NULL, simulated_executor(&simulated), i };
 
-        if (interrupt_requested())
-            rc = plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted");
         if (model)
             noise_start(&simulated.noise, model, options->seed, i);
-        trial.machine = model ? simulated_executor(&simulated) : process_executor(&processes);
+        else
+            noise_replay(&simulated.noise, recorded->recorded, recorded->recorded_count, options->seed, i);
         plim_progress_update(&progress, i, NULL);
-        if (rc == 0)
-            rc = run_trial(&trial, row, err);
+        rc = run_trial(&trial, row, err);
     }
     plim_progress_finish(&progress);
-    row->pairs_a_case /= row->trials ? (double)row->trials : 1;
+    average(row);
+    row->seconds_a_case = 0;   /* nobody waited */
     return rc;
 }
 
@@ -176,11 +213,123 @@ static int run_rows(const struct selftest_options *options, const struct suite *
     for (size_t i = 0; i < sizeof plants / sizeof plants[0]; i++) {
         if (options->brief && !plants[i].brief)
             continue;
-        if (run_row(options, suite, model, &plants[i], &out->rows[out->row_count], err) < 0)
+        if (run_simulated(options, suite, model, out, &plants[i],
+                          add_row(out, model ? model->name : "replayed", &plants[i]), err) < 0)
             return -1;
-        out->row_count++;
     }
     return 0;
+}
+
+/* ---- this machine ---- */
+
+struct clock_budget {
+    uint64_t start_ns;
+    double limit_s;              /* 0: none */
+};
+
+static bool is_over(const struct clock_budget *budget, double share)
+{
+    return budget->limit_s > 0 && (double)(plim_now_ns() - budget->start_ns) / 1e9 >= share * budget->limit_s;
+}
+
+/* The logarithm of one process's timing; NaN where there was none. */
+static int record_one(const struct suite *suite, const struct suite_case *c, const struct executor *machine,
+                      const struct selftest_options *options, double *value, struct plim_err *err)
+{
+    struct run_options run = { .models_directory = options->models_directory };
+    struct result_case made = { 0 };
+    const struct metric *metric;
+
+    if (runner_run_case(suite, c, machine, &run, &made, err) < 0)
+        return -1;
+    metric = case_headline(&made);
+    *value = made.outcome == OUTCOME_OK && metric && metric->class == METRIC_TIMING && metric_median(metric) > 0
+                 ? log(metric_median(metric)) * (metric->direction == DIRECTION_HIGHER ? -1 : 1)
+                 : NAN;
+    if (isnan(*value))
+        plim_err_input(err, "case %s has no timing: %s", c->id, *made.detail ? made.detail : outcome_name(made.outcome));
+    case_release(&made);
+    return isnan(*value) ? -1 : 0;
+}
+
+/* A process after another, of the first case: what this machine does to a timing, each in the wake of those before. */
+static int record(const struct selftest_options *options, const struct suite *suite, const struct executor *machine,
+                  const struct clock_budget *budget, struct selftest *out, struct plim_err *err)
+{
+    const struct suite_case *c = suite->cases;
+    struct plim_progress progress;
+    double middle;
+    int rc = 0;
+
+    while (!runner_selects(c, options->case_pattern))
+        c++;
+    plim_progress_start(&progress, options->progress, "recording this machine", "processes", SELFTEST_RECORD_LIMIT);
+    while (rc == 0 && out->recorded_count < SELFTEST_RECORD_LIMIT && !is_over(budget, RECORDING_SHARE)) {
+        if (budget->limit_s <= 0 && out->recorded_count >= RECORDED_PROCESSES)
+            break;
+        plim_progress_update(&progress, out->recorded_count, c->id);
+        rc = interrupt_requested() ? plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted")
+                                   : record_one(suite, c, machine, options, &out->recorded[out->recorded_count], err);
+        if (rc == 0)
+            out->recorded_count++;
+    }
+    plim_progress_finish(&progress);
+    middle = median(out->recorded, out->recorded_count);
+    for (size_t i = 0; i < out->recorded_count; i++)
+        out->recorded[i] -= middle;
+    return rc;
+}
+
+/* All plants take turns, so that a time limit leaves as many trials to each. */
+static int run_real(const struct selftest_options *options, const struct suite *suite, const struct executor *machine,
+                    const struct clock_budget *budget, struct selftest *out, struct plim_err *err)
+{
+    enum { PLANTS = sizeof plants / sizeof plants[0] };
+    struct machine_watch state;
+    struct ab_watch watch = machine_watch(&state);
+    struct selftest_row *rows[PLANTS] = { NULL };
+    struct plim_progress progress;
+    size_t done = 0;
+    int rc = 0;
+
+    for (size_t k = 0; k < PLANTS; k++)
+        if (!options->brief || plants[k].brief)
+            rows[k] = add_row(out, "this machine", &plants[k]);
+    plim_progress_start(&progress, options->progress, "this machine", "trials", 0);
+    for (size_t i = 0; rc == 0 && i < options->machine_trials; i++)
+        for (size_t k = 0; k < PLANTS && rc == 0 && !is_over(budget, 1); k++) {
+            struct trial trial = { options, suite, options->case_pattern, &plants[k], &watch, *machine, i };
+
+            if (!rows[k])
+                continue;
+            plim_progress_update(&progress, done++, NULL);
+            rc = run_trial(&trial, rows[k], err);
+        }
+    plim_progress_finish(&progress);
+    for (size_t k = 0; k < PLANTS; k++)
+        if (rows[k])
+            average(rows[k]);
+    return rc;
+}
+
+static int test_machine(const struct selftest_options *options, const struct suite *simulated, struct selftest *out,
+                        struct plim_err *err)
+{
+    struct clock_budget budget = { plim_now_ns(), options->time_s };
+    struct process_executor processes = { .program = options->program };
+    struct executor machine = process_executor(&processes);
+    struct suite spins = { 0 };
+    const struct suite *suite = options->suite ? options->suite : &spins;
+    int rc = options->suite ? 0 : make_suite(&spins, options->machine_cases, err);
+
+    if (rc == 0)
+        rc = record(options, suite, &machine, &budget, out, err);
+    if (rc == 0 && out->recorded_count)
+        rc = run_rows(options, simulated, NULL, out, err);
+    if (rc == 0)
+        rc = run_real(options, suite, &machine, &budget, out, err);
+    suite_release(&spins);
+    return rc;
 }
 
 int selftest_gate(const struct selftest_options *options, struct selftest *out, struct plim_err *err)
@@ -188,12 +337,12 @@ int selftest_gate(const struct selftest_options *options, struct selftest *out, 
     struct suite suite = { 0 };
     int rc;
 
-    *out = (struct selftest){ .row_count = 0 };
+    out->row_count = out->recorded_count = 0;
     rc = make_suite(&suite, options->cases, err);
     for (const struct noise_model *model = noise_models; model->name && rc == 0 && !options->program; model++)
         rc = run_rows(options, &suite, model, out, err);
     if (rc == 0 && options->program)
-        rc = run_rows(options, &suite, NULL, out, err);
+        rc = test_machine(options, &suite, out, err);
     suite_release(&suite);
     return rc;
 }

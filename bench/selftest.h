@@ -16,17 +16,23 @@
 #include "noise.h"
 
 struct selftest_options {
-    size_t trials;               /* of each kind */
-    size_t cases;                /* in the suite */
+    size_t trials;               /* of each kind, on simulated and replayed machines */
+    size_t cases;                /* in their suite */
     uint64_t seed;
-    const char *program;         /* the worker, for this machine; NULL: only simulations */
+    const char *program;         /* the worker: this machine instead of simulations; NULL: not */
+    size_t machine_trials;       /* of each kind on it, at most */
+    size_t machine_cases;        /* spins, unless there is a suite */
+    double time_s;               /* for recording it, replaying that and real trials; 0: no limit */
+    const struct suite *suite;   /* real cases for real trials; NULL: spins */
+    const char *case_pattern;    /* of the suite's; NULL: all */
+    const char *models_directory;
     bool brief;                  /* only nothing, 5%, 10% and a page */
     FILE *progress;              /* NULL: silent */
 };
 
 /* What became of the trials of one kind. */
 struct selftest_row {
-    const char *machine;         /* "quiet" ..., or "this machine" */
+    const char *machine;         /* "quiet" ..., "replayed" (what this machine was recorded doing) or "this machine" */
     double slowdown;             /* planted: 0.05 for 5% */
     uint64_t extra_bytes;        /* planted */
     size_t trials;
@@ -35,15 +41,24 @@ struct selftest_row {
     size_t warned, passed, inconclusive;   /* the other verdicts of a planted slowdown's case */
     size_t controls_missed;      /* trials that failed themselves */
     double pairs_a_case;         /* on average */
+    double seconds_a_case;       /* the same; 0 where nothing was really run */
 };
 
 #define SELFTEST_ROW_LIMIT 40
+#define SELFTEST_RECORD_LIMIT 20000
 
 struct selftest {
     struct selftest_row rows[SELFTEST_ROW_LIMIT];
     size_t row_count;
+    double recorded[SELFTEST_RECORD_LIMIT];   /* logarithms of a case's timings on this machine, process after process */
+    size_t recorded_count;
 };
 
+/*
+ * On this machine a real case's processes are recorded first, as long as 40% of the time allows; suites of many cases are
+ * then judged on windows of that record, since as many real suites would take days. Windows overlap, so these rates'
+ * intervals are somewhat too narrow; the real trials that follow, all of them different, are few.
+ */
 int selftest_gate(const struct selftest_options *options, struct selftest *out, struct plim_err *err);
 
 /*

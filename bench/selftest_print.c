@@ -30,7 +30,7 @@ static void rate_cells(struct table *t, size_t count, size_t n, enum text_style 
 int selftest_print(const struct selftest *selftest, FILE *out, struct plim_err *err)
 {
     static const char *const titles[] = { "machine", "planted", "suites", "false alarms", "95%", "found", "95%",
-                                          "passed", "inconclusive", "controls missed", "pairs a case" };
+                                          "passed", "inconclusive", "controls missed", "pairs a case", "s a case" };
     struct table t = TABLE_INIT;
     int rc;
 
@@ -57,7 +57,15 @@ int selftest_print(const struct selftest *selftest, FILE *out, struct plim_err *
         }
         table_cell(&t, row->controls_missed ? STYLE_BAD : STYLE_PLAIN, "%zu", row->controls_missed);
         table_cell(&t, STYLE_PLAIN, "%.1f", row->pairs_a_case);
+        if (row->seconds_a_case > 0)
+            table_cell(&t, STYLE_PLAIN, "%.1f", row->seconds_a_case);
+        else
+            table_cell(&t, STYLE_PLAIN, "%s", "");
     }
+    if (selftest->recorded_count)
+        fprintf(out, "recorded %zu processes one after another, spread %.1f%%; \"replayed\" suites are overlapping windows "
+                     "of them\n",
+                selftest->recorded_count, 100 * robust_deviation(selftest->recorded, selftest->recorded_count));
     rc = table_print(&t, out, table_colours(out), err);
     table_release(&t);
     return rc;
@@ -96,8 +104,11 @@ char *selftest_json(const struct selftest *selftest, struct plim_err *err)
         cJSON_AddNumberToObject(object, "passed", (double)row->passed);
         cJSON_AddNumberToObject(object, "inconclusive", (double)row->inconclusive);
         cJSON_AddNumberToObject(object, "pairs_a_case", row->pairs_a_case);
+        cJSON_AddNumberToObject(object, "seconds_a_case", row->seconds_a_case);
         cJSON_AddItemToArray(rows, object);
     }
+    cJSON_AddNumberToObject(root, "recorded_processes", (double)selftest->recorded_count);
+    cJSON_AddNumberToObject(root, "recorded_spread", selftest->recorded_count ? robust_deviation(selftest->recorded, selftest->recorded_count) : 0);
     text = cJSON_Print(root);
     cJSON_Delete(root);
     if (!text)

@@ -42,10 +42,29 @@ Test(noise, a_session_is_repeatable_and_another_is_not)
     cr_expect_neq(a.session, c.session);
 }
 
+Test(noise, replays_what_was_recorded_in_its_order)
+{
+    static const double recorded[] = { 1, 2, 3, 4, 5 };
+    size_t starts[5] = { 0 };
+
+    for (uint64_t session = 0; session < 50; session++) {
+        struct noise noise;
+        double first;
+
+        noise_replay(&noise, recorded, 5, 1, session);
+        first = noise_next(&noise);
+        starts[(size_t)first - 1]++;
+        for (int i = 1; i < 8; i++)
+            cr_expect_eq(noise_next(&noise), recorded[((size_t)first - 1 + (size_t)i) % 5]);
+    }
+    for (int i = 0; i < 5; i++)
+        cr_expect_gt(starts[i], 0);
+}
+
 Test(selftest, few_trials_on_a_small_suite_keep_the_promises)
 {
     struct selftest_options options = { .trials = 3, .cases = 5, .seed = 1, .brief = true };
-    struct selftest selftest;
+    static struct selftest selftest;
     struct plim_err err = PLIM_ERR_INIT;
     char broken[200] = "", *text;
     cJSON *root = NULL;
@@ -77,9 +96,11 @@ Test(selftest, broken_promises_are_told)
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct selftest selftest = { .rows = { cases[i].row }, .row_count = 1 };
+        static struct selftest selftest;
         char broken[200] = "";
 
+        selftest.rows[0] = cases[i].row;
+        selftest.row_count = 1;
         cr_expect_eq(selftest_keeps_promises(&selftest, broken, sizeof broken), cases[i].told == NULL, "%zu", i);
         if (cases[i].told)
             cr_expect_not_null(strstr(broken, cases[i].told), "%s", broken);
