@@ -12,7 +12,7 @@ int cli_model_open(struct cli_model *m, const char *directory, const struct plim
     uint64_t start_ns = plim_now_ns();
 
     *m = (struct cli_model){ 0 };
-    if (plim_engine_open(&m->engine, "cpu", parameters, NULL, err) < 0 ||
+    if (plim_engine_open(&m->engine, NULL, parameters, NULL, err) < 0 ||
         plim_model_load(&m->model, m->engine, directory, err) < 0)
         return -1;
     plim_model_info(m->model, &m->info);

@@ -292,9 +292,11 @@ static int fill_environment(struct environment *e, const struct plim_parameters 
     /* Otherwise OpenBLAS starts a thread for every core of the machine as it loads. */
     snprintf(e->threads, sizeof e->threads, "OPENBLAS_NUM_THREADS=%lld", (long long)resolved.count[PLIM_CPU_THREADS]);
     e->entries[count++] = e->threads;
-    snprintf(e->loading, sizeof e->loading, "CUDA_MODULE_LOADING=%s",
-             resolved.count[PLIM_CUDA_MODULE_LOADING] == PLIM_CUDA_EAGER ? "EAGER" : "LAZY");
-    e->entries[count++] = e->loading;
+    if (resolved.count[PLIM_CUDA_MODULE_LOADING] != PLIM_CUDA_UNSET) {
+        snprintf(e->loading, sizeof e->loading, "CUDA_MODULE_LOADING=%s",
+                 resolved.count[PLIM_CUDA_MODULE_LOADING] == PLIM_CUDA_EAGER ? "EAGER" : "LAZY");
+        e->entries[count++] = e->loading;
+    }
     return 0;
 }
 

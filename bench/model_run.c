@@ -15,7 +15,6 @@
 #include "plimsoll/units.h"
 #include "text_ids.h"
 
-#define BACKEND "cpu"
 #define DEQUANTISED_ELEMENT_BYTES 4   /* the CPU backend expands weights to fp32, for sgemm */
 #define READ_REFERENCE_NS ((uint64_t)60 * 1000 * 1000)
 
@@ -38,7 +37,7 @@ int model_run_open_session(struct model_run *m, size_t context_tokens, struct pl
 int model_run_open_engine(struct model_run *m, struct workload_run *run, struct plim_err *err)
 {
     *m = (struct model_run){ .run = run, .start_ns = plim_now_ns() };
-    if (plim_engine_open(&m->engine, BACKEND, &run->parameters, NULL, err) < 0)
+    if (plim_engine_open(&m->engine, NULL, &run->parameters, NULL, err) < 0)
         return -1;
     if (run->request->trace_path && run->repeat == 0 &&
         plim_pool_trace_start(plim_engine_pool(m->engine), run->request->trace_path, err) < 0)
@@ -310,7 +309,7 @@ int report_prediction(struct model_run *m, const struct plim_plan_request *reque
     for (size_t i = 0; i < request_count; i++) {
         struct plim_plan plan;
 
-        if (plim_predict(m->run->request->model_directory, BACKEND, &m->run->parameters, &requests[i], &plan, err) < 0)
+        if (plim_predict(m->run->request->model_directory, NULL, &m->run->parameters, &requests[i], &plan, err) < 0)
             return -1;
         all.peak_bytes = all.peak_bytes > plan.peak_bytes ? all.peak_bytes : plan.peak_bytes;
         for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)

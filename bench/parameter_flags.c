@@ -98,7 +98,7 @@ int parameter_flags_resolve(struct parameter_flags *flags, char **argv, struct p
         return -1;
     if (*p->text[PLIM_BLAS_CORE])
         again |= changes_environment("OPENBLAS_CORETYPE", p->text[PLIM_BLAS_CORE]);
-    if (p->set[PLIM_CUDA_MODULE_LOADING])
+    if (p->set[PLIM_CUDA_MODULE_LOADING] && p->count[PLIM_CUDA_MODULE_LOADING] != PLIM_CUDA_UNSET)
         again |= changes_environment("CUDA_MODULE_LOADING",
                                      p->count[PLIM_CUDA_MODULE_LOADING] == PLIM_CUDA_EAGER ? "EAGER" : "LAZY");
     return again ? start_again(argv, err) : 0;

@@ -125,7 +125,7 @@ static int predict_here(void *context, const struct plim_parameters *parameters,
                         struct plim_plan *plan, struct plim_err *err)
 {
     (void)context;
-    return plim_predict(".", "cpu", parameters, request, plan, err);
+    return plim_predict(".", NULL, parameters, request, plan, err);
 }
 
 static int report(const struct arguments *a, const struct frontier *f, const char *directory, struct plim_err *err)

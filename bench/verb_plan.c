@@ -15,7 +15,6 @@
 #include "plimsoll/units.h"
 #include "table.h"
 
-#define BACKEND "cpu"
 
 enum { OPTION_PROMPT = 1000, OPTION_CONTEXT, OPTION_DECODE, OPTION_PAST, OPTION_ALL_LOGITS, OPTION_VERIFY, OPTION_JSON };
 
@@ -122,7 +121,7 @@ static int measure(const struct arguments *a, struct measured *out, struct plim_
     int32_t *ids = heap_calloc(a->past_tokens + a->prompt_tokens, sizeof *ids, err);
     int rc = -1;
 
-    if (!ids || plim_engine_open(&engine, BACKEND, &a->flags.parameters, NULL, err) < 0 ||
+    if (!ids || plim_engine_open(&engine, NULL, &a->flags.parameters, NULL, err) < 0 ||
         plim_model_load(&model, engine, a->model, err) < 0 ||
         plim_session_open(&session, model, &session_options, err) < 0 || run_calls(session, a, ids, err) < 0)
         goto out;
@@ -152,11 +151,11 @@ static int predict(const struct arguments *a, struct plim_plan *plan, struct pli
     };
     struct plim_plan other;
 
-    if (plim_predict(a->model, BACKEND, &a->flags.parameters, &request, plan, err) < 0)
+    if (plim_predict(a->model, NULL, &a->flags.parameters, &request, plan, err) < 0)
         return -1;
     if (!a->past_tokens)
         return 0;
-    if (plim_predict(a->model, BACKEND, &a->flags.parameters, &filling, &other, err) < 0)
+    if (plim_predict(a->model, NULL, &a->flags.parameters, &filling, &other, err) < 0)
         return -1;
     for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
         if (other.tag_peak_bytes[tag] > plan->tag_peak_bytes[tag])

@@ -263,7 +263,7 @@ static int convert(struct arguments *a, struct plim_err *err)
     struct plim_engine *engine = NULL;
     struct plim_quantize_summary summary = { 0 };
 
-    if (plim_engine_open(&engine, "cpu", &a->flags.parameters, NULL, err) < 0)
+    if (plim_engine_open(&engine, NULL, &a->flags.parameters, NULL, err) < 0)
         return -1;
     if (!a->quiet) {
         a->options.progress = stderr;

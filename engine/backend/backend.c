@@ -65,14 +65,14 @@ const struct quantize_ops *backend_quantize_ops(const char *name)
 
 bool backend_memory(const char *name, const struct plim_parameters *parameters, struct plim_pool_memory *memory)
 {
-    (void)parameters;
 #ifdef PLIMSOLL_HAVE_CUDA
     if (strcmp(name, "cuda") == 0) {
-        cuda_memory(0, memory);
+        cuda_memory((int)parameters->count[PLIM_DEVICE], memory);
         return true;
     }
 #endif
     (void)name;
+    (void)parameters;
     (void)memory;
     return false;
 }

@@ -11,7 +11,7 @@
 
 static const char *const switch_names[] = { "off", "on", NULL };
 static const char *const dq_modes[] = { "chunked", "gated", NULL };
-static const char *const cuda_loadings[] = { "lazy", "eager", NULL };
+static const char *const cuda_loadings[] = { "lazy", "eager", "unset", NULL };
 static const char *const attention_modes[] = { "flash", "plain", NULL };
 static const char *const kv_caches[] = { "fp16", "fp32", "q8", "q6", "q4", NULL };
 
@@ -22,7 +22,13 @@ static const char *const blas_cores[] = {
     "Steamroller", "Excavator", "Zen", "Nano", NULL
 };
 
+#ifdef PLIMSOLL_HAVE_CUDA
+#define NO_CUDA NULL
+#else
 #define NO_CUDA "the CUDA backend is not part of this build"
+#endif
+static const char *const backends[] = { "cpu", "cuda", NULL };
+static const char *const backend_reasons[] = { NULL, NO_CUDA };
 
 #define MI ((int64_t)1 << 20)
 #define TI ((int64_t)1 << 40)
@@ -30,6 +36,18 @@ static const char *const blas_cores[] = {
 #define LOW_MEM_ATTENTION_SIZE (1024 * 1024)
 
 static const struct plim_parameter_row table[PLIM_PARAMETER_COUNT] = {
+    [PLIM_BACKEND] = {
+        .name = "backend", .type = PLIM_TYPE_CHOICE, .scope = PLIM_SCOPE_ENGINE, .unit = "",
+        .default_count = PLIM_BACKEND_CPU, .choices = backends, .choices_unavailable = backend_reasons,
+        .help = "Where the model runs; the fast memory tier is RAM on cpu and device memory on cuda",
+        .origin = "",
+    },
+    [PLIM_DEVICE] = {
+        .name = "device", .type = PLIM_TYPE_COUNT, .scope = PLIM_SCOPE_ENGINE, .unit = "",
+        .default_count = 0, .low = 0, .high = 63,
+        .help = "The GPU that the cuda backend uses, counted from 0 as the driver does",
+        .origin = "", .unavailable = NO_CUDA,
+    },
     [PLIM_MAX_DQ_SIZE] = {
         .name = "max_dq_size", .type = PLIM_TYPE_COUNT, .scope = PLIM_SCOPE_ENGINE, .unit = "elements",
         .default_count = 512 * MI, .low = 32, .high = TI,
@@ -98,7 +116,7 @@ static const struct plim_parameter_row table[PLIM_PARAMETER_COUNT] = {
     [PLIM_CUDA_MODULE_LOADING] = {
         .name = "cuda_module_loading", .type = PLIM_TYPE_CHOICE, .scope = PLIM_SCOPE_PROCESS, .unit = "",
         .default_count = PLIM_CUDA_LAZY, .choices = cuda_loadings,
-        .help = "Whether CUDA kernels are loaded at first use or when the process starts",
+        .help = "Whether CUDA kernels are loaded at first use or when the process starts; unset: as the environment says",
         .origin = "ExLlamaV2 CUDA_MODULE_LOADING=LAZY", .unavailable = NO_CUDA,
     },
     [PLIM_KV_CACHE] = {
@@ -135,6 +153,8 @@ const struct plim_parameter_row *plim_parameter_row(enum plim_parameter paramete
 const char *const *plim_parameter_names(void)
 {
     static const char *const names[PLIM_PARAMETER_COUNT + 1] = {
+        [PLIM_BACKEND] = "backend",
+        [PLIM_DEVICE] = "device",
         [PLIM_MAX_DQ_SIZE] = "max_dq_size",
         [PLIM_DQ_MODE] = "dq_mode",
         [PLIM_DQ_ROWS] = "dq_rows",
@@ -176,6 +196,11 @@ int plim_parameter_find(const char *name, enum plim_parameter *out, struct plim_
     if (nearest)
         return plim_err_input(err, "unknown parameter %.80s; did you mean %s?", name, nearest);
     return plim_err_input(err, "unknown parameter %.80s; `plimsoll parameters` lists them", name);
+}
+
+const char *plim_parameters_backend(const struct plim_parameters *parameters)
+{
+    return backends[parameters->count[PLIM_BACKEND]];
 }
 
 void plim_parameters_default(struct plim_parameters *parameters)

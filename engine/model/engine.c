@@ -25,6 +25,8 @@ int plim_engine_open(struct plim_engine **out, const char *backend, const struct
     struct plim_pool *pool = NULL;
     struct plim_engine *engine = NULL;
 
+    if (!backend)
+        backend = plim_parameters_backend(parameters);
     if (backend_memory(backend, parameters, &memory))
         pool_option.fast_memory = &memory;
     if (plim_pool_open(&pool, &pool_option, err) < 0)

@@ -323,6 +323,8 @@ static int plan_run(struct predictor *p, const struct plim_plan_request *request
 int plim_predict(const char *directory, const char *backend, const struct plim_parameters *parameters,
                  const struct plim_plan_request *request, struct plim_plan *out, struct plim_err *err)
 {
+    if (!backend)
+        backend = plim_parameters_backend(parameters);
     struct predictor p = {
         .parameters = parameters,
         .ops = backend_predict(backend),

@@ -126,8 +126,11 @@ Test(parameters, bad_values_are_refused_with_what_would_be_right)
     set_refused("dq_mode", "gatd", "dq_mode: unknown value \"gatd\"; did you mean gated?");
     set_refused("dq_mode", "", "dq_mode: unknown value \"\"; one of: chunked, gated");
     set_refused("blas_core", "Haswel", "blas_core: unknown value \"Haswel\"; did you mean Haswell?");
+#ifndef PLIMSOLL_HAVE_CUDA
     set_refused("cuda_module_loading", "lazy",
                 "cuda_module_loading: cannot be set: the CUDA backend is not part of this build");
+    set_refused("backend", "cuda", "backend: cuda cannot be had: the CUDA backend is not part of this build");
+#endif
 }
 
 Test(parameters, resolving_decides_what_is_open)

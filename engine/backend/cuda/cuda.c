@@ -103,6 +103,7 @@ static int cuda_open(struct backend *backend, struct plim_err *err)
     if (!opened)
         return -1;
     cuda = &opened->cuda;
+    cuda->device = (int)backend->parameters->count[PLIM_DEVICE];
     cuda->blas = &opened->blas;
     backend->impl = cuda;
     if (open_device(cuda, err) < 0 || cuda_staging_open(backend, err) < 0)

@@ -1,23 +1,24 @@
-/* Operations that treat every element by itself: bound by memory, four elements a thread. */
+/* Operations that treat every element by itself: bound by memory, or by latency when there is one row. */
 
 #include "cuda_kernels.cuh"
 
 #define THREADS 256
 
-static dim3 blocks_for(size_t elements)
+/* An element for each thread of as many blocks as fill the device twice; more elements go round again. */
+static dim3 blocks_for(const struct cuda *cuda, size_t elements)
 {
-    return dim3((unsigned)((elements + 4 * THREADS - 1) / (4 * THREADS)));
+    size_t wanted = (elements + THREADS - 1) / THREADS, most = 16 * (size_t)cuda->multiprocessors;
+
+    return dim3((unsigned)(wanted < most ? wanted : most));
 }
 
 /* body(i) for each of this thread's elements. Neighbouring threads take neighbouring elements. */
 template <typename Body>
 static __device__ __forceinline__ void each_element(size_t n, Body body)
 {
-    size_t first = (size_t)blockIdx.x * 4 * THREADS + threadIdx.x;
-
-    for (unsigned i = 0; i < 4; i++)
-        if (first + i * THREADS < n)
-            body(first + i * THREADS);
+#pragma unroll 4
+    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (size_t)gridDim.x * THREADS)
+        body(i);
 }
 
 static __device__ __forceinline__ float silu(float x)
@@ -65,7 +66,7 @@ extern "C" int cuda_act_mul(struct backend *backend, enum activation activation,
     if (n == 0)
         return 0;
     return cuda_launch(cuda_of(backend), "act_mul", err,
-                       activation == ACTIVATION_GELU_TANH ? gelu_tanh_mul_kernel : silu_mul_kernel, blocks_for(n),
+                       activation == ACTIVATION_GELU_TANH ? gelu_tanh_mul_kernel : silu_mul_kernel, blocks_for(cuda_of(backend), n),
                        THREADS, 0, gate, up, n);
 }
 
@@ -73,12 +74,12 @@ extern "C" int cuda_add(struct backend *backend, float *x, const float *y, float
 {
     if (n == 0)
         return 0;
-    return cuda_launch(cuda_of(backend), "add", err, add_kernel, blocks_for(n), THREADS, 0, x, y, scale, n);
+    return cuda_launch(cuda_of(backend), "add", err, add_kernel, blocks_for(cuda_of(backend), n), THREADS, 0, x, y, scale, n);
 }
 
 extern "C" int cuda_softcap(struct backend *backend, float *x, float cap, size_t n, struct plim_err *err)
 {
     if (n == 0)
         return 0;
-    return cuda_launch(cuda_of(backend), "softcap", err, softcap_kernel, blocks_for(n), THREADS, 0, x, cap, n);
+    return cuda_launch(cuda_of(backend), "softcap", err, softcap_kernel, blocks_for(cuda_of(backend), n), THREADS, 0, x, cap, n);
 }

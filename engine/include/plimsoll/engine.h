@@ -34,7 +34,7 @@ struct plim_engine_options {
 };
 
 /*
- * `backend` is "cpu" (or "cuda" where built). `parameters` must be resolved; it is copied. memory_budget bounds the
+ * `backend` is "cpu" (or "cuda" where built); NULL: what the parameters say. `parameters` must be resolved; it is copied. memory_budget bounds the
  * fast tier. `options` may be NULL.
  */
 int plim_engine_open(struct plim_engine **engine, const char *backend, const struct plim_parameters *parameters,
@@ -177,7 +177,8 @@ struct plim_plan {
 };
 
 /*
- * Predicts peak memory from config.json, the files' headers and the parameters, by formula, without loading. Equal to
+ * Predicts peak memory from config.json, the files' headers and the parameters, by formula, without loading. `backend` as in
+ * plim_engine_open. Equal to
  * what the pool will count, to the byte, if `directory` is spelled as it will be for loading (metadata holds paths).
  */
 int plim_predict(const char *directory, const char *backend, const struct plim_parameters *parameters,

@@ -17,6 +17,8 @@
 #include "plimsoll/err.h"
 
 enum plim_parameter {
+    PLIM_BACKEND,
+    PLIM_DEVICE,
     PLIM_MAX_DQ_SIZE,
     PLIM_DQ_MODE,
     PLIM_DQ_ROWS,
@@ -49,10 +51,11 @@ enum plim_parameter_scope {
     PLIM_SCOPE_CONVERSION /* read by the quantizer */
 };
 
+enum plim_backend { PLIM_BACKEND_CPU, PLIM_BACKEND_CUDA };
 enum plim_dq_mode { PLIM_DQ_CHUNKED, PLIM_DQ_GATED };
 enum plim_kv_cache_type { PLIM_KV_FP16, PLIM_KV_FP32, PLIM_KV_Q8, PLIM_KV_Q6, PLIM_KV_Q4 };
 enum plim_attention_mode { PLIM_ATTENTION_FLASH, PLIM_ATTENTION_PLAIN };
-enum plim_cuda_loading { PLIM_CUDA_LAZY, PLIM_CUDA_EAGER };
+enum plim_cuda_loading { PLIM_CUDA_LAZY, PLIM_CUDA_EAGER, PLIM_CUDA_UNSET };
 
 struct plim_parameter_row {
     const char *name;             /* "max_dq_size"; the flag is --max-dq-size */
@@ -83,6 +86,9 @@ const char *const *plim_parameter_names(void);
 
 /* Finds a row by name ('-' and '_' are the same). Returns -1 with the nearest valid name in `err`. */
 int plim_parameter_find(const char *name, enum plim_parameter *out, struct plim_err *err);
+
+/* The name of the backend that they choose: "cpu" or "cuda". */
+const char *plim_parameters_backend(const struct plim_parameters *parameters);
 
 void plim_parameters_default(struct plim_parameters *parameters);
 
