@@ -43,7 +43,7 @@ void rig_open(struct rig *rig, const char *directory, const char *settings, size
     struct plim_session_options options = { .context_tokens = context };
 
     *rig = (struct rig){ 0 };
-    OK(plim_engine_open(&rig->engine, "cpu", &parameters, NULL, &err));
+    OK(plim_engine_open(&rig->engine, NULL, &parameters, NULL, &err));
     OK(plim_model_load(&rig->model, rig->engine, directory, &err));
     OK(plim_session_open(&rig->session, rig->model, &options, &err));
     plim_model_info(rig->model, &rig->info);

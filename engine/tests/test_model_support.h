@@ -21,7 +21,7 @@ struct rig {
     struct plim_model_info info;
 };
 
-/* Resolved parameters from "max_dq_size=1Ki dq_mode=gated ..."; "" for the defaults, with cpu_threads=2. */
+/* Resolved parameters from "max_dq_size=1Ki backend=cuda ..."; "" for the defaults, with cpu_threads=2. */
 struct plim_parameters parameters_from(const char *settings);
 
 /* Opens all three; anything that fails is a failed test. `context` 0: the model's own. */
