@@ -38,18 +38,20 @@ static uint64_t distance(uint64_t a, uint64_t b)
 }
 
 int report_usage_prediction(struct model_run *m, const struct plim_quantize_usage *usage,
-                            const struct plim_quantize_usage *predicted, const struct plim_pool_usage *held,
-                            struct plim_err *err)
+                            const struct plim_quantize_usage *predicted,
+                            const struct plim_pool_usage held[PLIM_TIER_COUNT], struct plim_err *err)
 {
     struct plim_quantize_usage p = *predicted;
     uint64_t error = 0;
 
-    p.peak_bytes[PLIM_FAST] += held->total_bytes;
-    for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
-        p.tag_peak_bytes[PLIM_FAST][tag] += held->bytes[tag];
-    for (int phase = 0; phase < PLIM_QUANTIZE_PHASE_COUNT; phase++)
-        if (p.phase_peak_bytes[PLIM_FAST][phase])
-            p.phase_peak_bytes[PLIM_FAST][phase] += held->total_bytes;
+    for (int tier = 0; tier < PLIM_TIER_COUNT; tier++) {
+        p.peak_bytes[tier] += held[tier].total_bytes;
+        for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
+            p.tag_peak_bytes[tier][tag] += held[tier].bytes[tag];
+        for (int phase = 0; phase < PLIM_QUANTIZE_PHASE_COUNT; phase++)
+            if (p.phase_peak_bytes[tier][phase])
+                p.phase_peak_bytes[tier][phase] += held[tier].total_bytes;
+    }
 
     for (int tier = 0; tier < PLIM_TIER_COUNT; tier++) {
         error += distance(usage->peak_bytes[tier], p.peak_bytes[tier]);

@@ -14,8 +14,8 @@ int report_usage(struct model_run *m, const struct plim_quantize_usage *usage, s
  * measured peak and of no prediction.
  */
 int report_usage_prediction(struct model_run *m, const struct plim_quantize_usage *usage,
-                            const struct plim_quantize_usage *predicted, const struct plim_pool_usage *held,
-                            struct plim_err *err);
+                            const struct plim_quantize_usage *predicted,
+                            const struct plim_pool_usage held[PLIM_TIER_COUNT], struct plim_err *err);
 
 /* What a gate's control added to the measured part: it belongs to the time that is reported. */
 uint64_t stopwatch_planted_ns(const struct stopwatch *spent, uint64_t worked_ns);

@@ -2,7 +2,7 @@
 
 static size_t chunk_tokens(const struct block_run *run)
 {
-    return plim_min(run->length, BLOCK_RUN_TOKENS);
+    return plim_min(run->length, block_run_tokens(run->block.backend));
 }
 
 static void *alloc(struct block_run *run, enum plim_tag tag, size_t bytes, struct plim_err *err)

@@ -4,14 +4,20 @@
 /*
  * Running one block over one calibration row, from position 0, with a key/value cache of its own.
  *
- * A row goes through in chunks of BLOCK_RUN_TOKENS, always: the chunk is what activations, expanded weights and packed
+ * A row goes through in chunks of block_run_tokens, always: the chunk is what activations, expanded weights and packed
  * operands are proportional to, and a Hessian is a sum over chunks, so a chunk that followed the memory budget would make
  * the result follow it too.
  */
 
 #include "block.h"
 
-#define BLOCK_RUN_TOKENS ((size_t)256)
+#define BLOCK_RUN_MOST_TOKENS ((size_t)512)
+
+/* Tokens of a chunk: 256, and 512 where device memory is not the host's and products of 256 rows would leave it idle. */
+static inline size_t block_run_tokens(const struct backend *backend)
+{
+    return backend->ops->unified_memory ? BLOCK_RUN_MOST_TOKENS / 2 : BLOCK_RUN_MOST_TOKENS;
+}
 
 enum block_kind { BLOCK_ATTENTION, BLOCK_MLP };
 

@@ -355,7 +355,7 @@ struct layer_sizes {
     uint64_t work;           /* a group's codes and errors, the scale search */
 };
 
-static struct layer_sizes sizes_of(const struct plim_quantize_layer_options *o)
+static struct layer_sizes sizes_of(const struct quantize_ops *ops, const struct plim_quantize_layer_options *o)
 {
     size_t k = o->in_features, padded = plim_round_up(o->out_features, 32);
     struct layer_sizes s = {
@@ -373,7 +373,7 @@ static struct layer_sizes sizes_of(const struct plim_quantize_layer_options *o)
     s.copy = sizeof(float) * k * padded;
     s.stored = exl2_layout_bits(layout, k, padded) / 8;
     s.groups = exl2_layout_groups(layout, k, NULL) * sizeof(struct exl2_group);
-    s.work = gptq_scratch_bytes(backend_quantize_ops("cpu"), layout, k, padded) - s.stored - s.groups;
+    s.work = gptq_scratch_bytes(ops, layout, k, padded) - s.stored - s.groups;
     if (o->round_to_nearest)
         s.work -= largest * padded * sizeof(float);
     return s;
@@ -393,21 +393,24 @@ static void predict_tags(struct plim_quantize_usage *u, const struct plim_quanti
     fast[PLIM_TAG_WORKSPACE] = plim_max(fast[PLIM_TAG_WORKSPACE], s->copy + s->work);
 }
 
-/*
- * Of the features' vectors (`features` counts bytes): the diagonal takes 4, the order 2, the ranking that makes it 8, the
- * reversed order 2. The diagonal and the reversed order are gone before the inversion.
- */
-int plim_quantize_layer_predict(const struct plim_parameters *parameters, const struct plim_quantize_layer_options *o,
-                                struct plim_quantize_usage *usage, struct plim_err *err)
+static bool is_offloaded(const struct plim_parameters *parameters, const struct plim_quantize_layer_options *o)
 {
-    *usage = (struct plim_quantize_usage){ 0 };
-    if (check_options(o, err) < 0)
-        return -1;
-    struct layer_sizes s = sizes_of(o);
+    return (int64_t)(o->in_features * o->in_features) > parameters->count[PLIM_HESSIAN_OFFLOAD_THRESHOLD];
+}
+
+/*
+ * Device memory is the host's: all of it on the fast tier. Of the features' vectors (`features` counts bytes): the diagonal
+ * takes 4, the order 2, the ranking that makes it 8, the reversed order 2. The diagonal and the reversed order are gone
+ * before the inversion.
+ */
+static void predict_unified(const struct quantize_ops *ops, const struct plim_parameters *parameters,
+                            const struct plim_quantize_layer_options *o, struct plim_quantize_usage *usage)
+{
+    struct layer_sizes s = sizes_of(ops, o);
     uint64_t *fast = usage->phase_peak_bytes[PLIM_FAST], *slow = usage->phase_peak_bytes[PLIM_SLOW];
     uint64_t base = s.calibration + s.weights, held = base + s.matrix + (o->round_to_nearest ? 6 : 2) * s.features;
-    bool offloaded = (int64_t)(o->in_features * o->in_features) > parameters->count[PLIM_HESSIAN_OFFLOAD_THRESHOLD];
-    uint64_t inversion = o->round_to_nearest ? 0 : backend_quantize_ops("cpu")->invert_bytes(o->in_features);
+    bool offloaded = is_offloaded(parameters, o);
+    uint64_t inversion = o->round_to_nearest ? 0 : ops->invert_bytes(o->in_features);
 
     fast[PLIM_QUANTIZE_HESSIAN] = base + s.matrix + 14 * s.features;
     fast[PLIM_QUANTIZE_OTHER] = held;
@@ -424,10 +427,89 @@ int plim_quantize_layer_predict(const struct plim_parameters *parameters, const 
         fast[PLIM_QUANTIZE_QUANTISE] = held + s.copy + s.stored + s.groups + s.work;
         fast[PLIM_QUANTIZE_OTHER] = held + s.copy + s.stored;
     }
+    predict_tags(usage, o, &s, inversion);
+    if (!o->round_to_nearest && offloaded)
+        usage->tag_peak_bytes[PLIM_SLOW][PLIM_TAG_HESSIAN] = s.matrix;
+}
+
+/* Device memory of its own: the host's part, the slow tier. */
+static void predict_host(const struct layer_sizes *s, const struct plim_quantize_layer_options *o, bool offloaded,
+                         size_t group_count, struct plim_quantize_usage *usage)
+{
+    uint64_t *peak = usage->phase_peak_bytes[PLIM_SLOW], *tag = usage->tag_peak_bytes[PLIM_SLOW];
+    uint64_t base = s->calibration + s->weights, held = base + (o->round_to_nearest ? 6 : 2) * s->features;
+    uint64_t moved = offloaded && !o->round_to_nearest ? s->matrix : 0, scales = group_count * sizeof(struct group_scales);
+
+    peak[PLIM_QUANTIZE_HESSIAN] = base + 14 * s->features;
+    peak[PLIM_QUANTIZE_OTHER] = held + s->stored;
+    for (int phase = PLIM_QUANTIZE_PERMUTE; !o->round_to_nearest && phase <= PLIM_QUANTIZE_INVERT; phase++)
+        peak[phase] = base + 8 * s->features + moved;
+    tag[PLIM_TAG_CALIBRATION] = s->calibration;
+    tag[PLIM_TAG_HESSIAN] = 6 * s->features + moved;
+    tag[PLIM_TAG_WORKSPACE] = plim_max(8 * s->features, scales);
+    if (o->factor_only)
+        return;
+    peak[PLIM_QUANTIZE_GATHER] = held;
+    peak[PLIM_QUANTIZE_QUANTISE] = held + s->stored + s->groups + scales;
+    tag[PLIM_TAG_WEIGHTS] = s->weights + s->stored;
+    tag[PLIM_TAG_METADATA] = s->groups;
+}
+
+/*
+ * The device's part: a piece of the sequence, the matrix, the working copy, the operations' scratch, and the packed groups
+ * until they are brought over.
+ */
+static void predict_apart(const struct quantize_ops *ops, const struct plim_parameters *parameters,
+                          const struct plim_quantize_layer_options *o, struct plim_quantize_usage *usage)
+{
+    struct layer_sizes s = sizes_of(ops, o);
+    uint64_t *peak = usage->phase_peak_bytes[PLIM_FAST], *tag = usage->tag_peak_bytes[PLIM_FAST];
+    size_t k = o->in_features, tokens = plim_min(PIECE_TOKENS, o->length), padded = plim_round_up(o->out_features, 32);
+    size_t group_count = o->factor_only ? 0 : exl2_layout_groups(exl2_head_layout(o->bits), k, NULL);
+    uint64_t piece = sizeof(float) * k * tokens, held = piece + s.matrix;
+    bool offloaded = is_offloaded(parameters, o);
+
+    peak[PLIM_QUANTIZE_HESSIAN] = held + ops->hessian_bytes(tokens, k);
+    peak[PLIM_QUANTIZE_OTHER] = held + s.copy;
+    tag[PLIM_TAG_CALIBRATION] = piece;
+    tag[PLIM_TAG_HESSIAN] = s.matrix;
+    tag[PLIM_TAG_WORKSPACE] = ops->hessian_bytes(tokens, k);
+    if (!o->round_to_nearest) {
+        peak[PLIM_QUANTIZE_PERMUTE] = offloaded ? piece : held + ops->order_bytes(k);
+        peak[PLIM_QUANTIZE_CHOLESKY] = held + plim_max(ops->cholesky_bytes(k), ops->invert_bytes(k));
+        peak[PLIM_QUANTIZE_INVERT] = peak[PLIM_QUANTIZE_CHOLESKY];
+        tag[PLIM_TAG_WORKSPACE] = plim_max(tag[PLIM_TAG_WORKSPACE], peak[PLIM_QUANTIZE_CHOLESKY] - held);
+    }
+    predict_host(&s, o, offloaded, group_count, usage);
+    if (o->factor_only)
+        return;
+    /* Of the stored layer: but the maxima, the groups' table and the permutation. The search's scratch is in s.work. */
+    uint64_t packed = s.stored - group_count * (2 + 4) - k * sizeof(int32_t);
+    uint64_t search = ops->search_bytes(padded), spread = o->round_to_nearest || group_count == 1 ? 0 : ops->spread_bytes();
+    uint64_t work = s.work - search + plim_max(search, spread) + packed + group_count * sizeof(struct group_scales);
+    peak[PLIM_QUANTIZE_GATHER] = held + s.copy + ops->gather_bytes(DTYPE_F16, k, padded);
+    peak[PLIM_QUANTIZE_QUANTISE] = held + s.copy + work;
+    tag[PLIM_TAG_WORKSPACE] = plim_max(tag[PLIM_TAG_WORKSPACE],
+                                       plim_max(peak[PLIM_QUANTIZE_GATHER], peak[PLIM_QUANTIZE_QUANTISE]) - held);
+}
+
+int plim_quantize_layer_predict(const char *backend, const struct plim_parameters *parameters,
+                                const struct plim_quantize_layer_options *o, struct plim_quantize_usage *usage,
+                                struct plim_err *err)
+{
+    const struct quantize_ops *ops = backend_quantize_ops(backend);
+
+    *usage = (struct plim_quantize_usage){ 0 };
+    if (!ops)
+        return plim_err_input(err, "backend %s has no quantizer", backend);
+    if (check_options(o, err) < 0)
+        return -1;
+    if (ops->wait)
+        predict_apart(ops, parameters, o, usage);
+    else
+        predict_unified(ops, parameters, o, usage);
     for (int tier = 0; tier < PLIM_TIER_COUNT; tier++)
         for (int phase = 0; phase < PLIM_QUANTIZE_PHASE_COUNT; phase++)
             usage->peak_bytes[tier] = plim_max(usage->peak_bytes[tier], usage->phase_peak_bytes[tier][phase]);
-    predict_tags(usage, o, &s, inversion);
-    usage->tag_peak_bytes[PLIM_SLOW][PLIM_TAG_HESSIAN] = usage->peak_bytes[PLIM_SLOW];
     return 0;
 }

@@ -86,7 +86,7 @@ static uint64_t other_bytes(const struct module *m)
     const char *backend = m->c->run.block.backend->ops->name;
     const struct backend_predict_ops *predict = backend_predict(backend);
     const struct quantize_ops *ops = backend_quantize_ops(backend);
-    size_t rows = plim_min(m->c->run.length, BLOCK_RUN_TOKENS);
+    size_t rows = plim_min(m->c->run.length, block_run_tokens(m->c->run.block.backend));
     uint64_t packed = 0, run = 0, quantise = 0, factor = 0;
 
     for (int p = 0; p < m->matrix_count; p++) {
@@ -335,7 +335,7 @@ struct row_comparison {
 struct token_sums {
     const float *a, *b;
     size_t width;
-    double difference[BLOCK_RUN_TOKENS], reference[BLOCK_RUN_TOKENS];
+    double difference[BLOCK_RUN_MOST_TOKENS], reference[BLOCK_RUN_MOST_TOKENS];
 };
 
 static void sum_tokens(void *context, size_t begin, size_t end, int thread)

@@ -234,7 +234,7 @@ static int norm_chunk(struct conversion *c, size_t row, size_t first, size_t tok
 
 static int head_hessian(struct conversion *c, struct hessian *h, struct plim_err *err)
 {
-    size_t length = c->current.length, chunk = plim_min(length, BLOCK_RUN_TOKENS);
+    size_t length = c->current.length, chunk = plim_min(length, block_run_tokens(c->run.block.backend));
     meter_enter(&c->meter, PLIM_QUANTIZE_HESSIAN);
     for (size_t row = 0; row < c->current.rows; row++) {
         for (size_t first = 0; first < length; first += chunk) {
@@ -253,8 +253,8 @@ static int head_error(struct conversion *c, const struct matrix *quantised, doub
 {
     struct backend *backend = &c->engine->backend;
     size_t vocab = c->model->info.vocab_size;
-    size_t piece = plim_max((size_t)1, plim_min(4 * PLIM_MI / (vocab * sizeof(float)), BLOCK_RUN_TOKENS / 4));
-    size_t tokens = plim_min(c->current.length, 2 * BLOCK_RUN_TOKENS);
+    size_t piece = plim_max((size_t)1, plim_min(4 * PLIM_MI / (vocab * sizeof(float)), block_run_tokens(backend) / 4));
+    size_t tokens = plim_min(c->current.length, 2 * block_run_tokens(backend));
     double difference = 0, reference = 0;
     int rc = -1;
 

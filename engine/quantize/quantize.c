@@ -42,7 +42,7 @@ static int embed_rows(struct conversion *c, const struct calibration_rows *rows,
     struct backend *backend = &c->engine->backend;
     const struct model_config *config = &c->model->files.config;
     const struct tensor *embedding = model_embedding(&c->model->files, err);
-    size_t width = config->hidden_size, chunk = plim_min(rows->length, BLOCK_RUN_TOKENS);
+    size_t width = config->hidden_size, chunk = plim_min(rows->length, block_run_tokens(backend));
 
     if (!embedding)
         return -1;
@@ -188,7 +188,10 @@ static int identify(struct conversion *c, struct plim_err *err)
         !cJSON_AddBoolToObject(identity, "round_to_nearest", o->round_to_nearest) ||
         !cJSON_AddBoolToObject(identity, "as_exllamav2", o->as_exllamav2) ||
         !cJSON_AddStringToObject(identity, "instruction_set", plim_isa_name(isa)) ||
-        !cJSON_AddStringToObject(identity, "blas_core", core)) {
+        !cJSON_AddStringToObject(identity, "blas_core", core) ||
+        /* Not on the processor, whose jobs of earlier versions go on. */
+        (!c->engine->backend.ops->unified_memory &&
+         !cJSON_AddStringToObject(identity, "backend", c->engine->backend.ops->name))) {
         json_memory(err);
         goto out;
     }

@@ -309,6 +309,25 @@ static void check_group(size_t rows, size_t n, unsigned bits)
                  found->scale_max, scales.scale_max);
     cr_expect_eq(found->scale_unit, scales.scale_unit);
 
+    /* Our own search, with the diagonal of U and without: the same to the bit, levels and all. */
+    for (int with_u = 0; with_u <= 1; with_u++) {
+        struct group_scales fit;
+        uint8_t *fit_levels = malloc(n);
+        fine(b.cpu_ops->fit_scales(&b.cpu, w, rows, n, bits, with_u ? u : NULL, stride, fit_levels, &fit, &err), &err);
+        fine(b.ops->fit_scales(cuda, device_w, rows, n, bits, with_u ? device_u : NULL, stride, device_levels, device_scales,
+                               &err), &err);
+        uint8_t *fitted_levels = host_bytes(&b.cuda, device_levels, n);
+        struct group_scales *fitted = host_bytes(&b.cuda, device_scales, sizeof scales);
+        cr_expect_eq(fitted->scale_max, fit.scale_max, "fitted maximum, %zu x %zu, %u bits", rows, n, bits);
+        cr_expect_eq(fitted->scale_unit, fit.scale_unit);
+        cr_expect_arr_eq(fitted_levels, fit_levels, n, "fitted levels, %zu x %zu, %u bits", rows, n, bits);
+        free(fitted);
+        free(fitted_levels);
+        free(fit_levels);
+    }
+    fine(cuda->ops->upload(cuda, device_levels, levels, n, &err), &err);
+    fine(cuda->ops->upload(cuda, device_scales, &scales, sizeof scales, &err), &err);
+
     for (int nearest = 0; nearest <= 1; nearest++) {
         memcpy(consumed, w, count * sizeof *w);
         fine(b.cpu_ops->quantise_rows(&b.cpu, consumed, rows, n, bits, levels, &scales, nearest ? NULL : u, stride, codes,

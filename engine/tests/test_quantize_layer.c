@@ -80,7 +80,7 @@ static void check_prediction(const struct plim_quantize_layer_options *options, 
     struct plim_quantize_usage predicted;
 
     run_layer(options, settings, &result);
-    cr_assert_eq(plim_quantize_layer_predict(&parameters, options, &predicted, &err), 0, "%s", err.message);
+    cr_assert_eq(plim_quantize_layer_predict("cpu", &parameters, options, &predicted, &err), 0, "%s", err.message);
     predicted.peak_bytes[PLIM_FAST] += engine_bytes(&parameters);
     predicted.tag_peak_bytes[PLIM_FAST][PLIM_TAG_METADATA] += engine_bytes(&parameters);
     for (int phase = 0; phase < PLIM_QUANTIZE_PHASE_COUNT; phase++)
@@ -167,7 +167,7 @@ Test(layer, refuses_what_the_format_does_not_take)
         cr_expect_eq(plim_quantize_layer(engine, &bad[i].options, &result, &err), -1);
         cr_expect_eq(err.kind, PLIM_ERR_INPUT);
         cr_expect(strstr(err.message, bad[i].words), "%s", err.message);
-        cr_expect_eq(plim_quantize_layer_predict(&parameters, &bad[i].options, &usage, &err), -1);
+        cr_expect_eq(plim_quantize_layer_predict("cpu", &parameters, &bad[i].options, &usage, &err), -1);
     }
     cr_assert_eq(plim_engine_close(engine), 0);
 }

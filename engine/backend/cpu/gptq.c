@@ -142,17 +142,6 @@ int cpu_scale_search(struct backend *backend, const float *w, size_t rows, size_
 
 /* ---- our own search ---- */
 
-/*
- * Sizes of the group's maximum that are tried, from 0.70 of the largest column's range in steps of 0.05. Past 1 only the
- * grid of levels below it moves.
- */
-#define FIT_MAXIMA 8
-#define FIT_FIRST 0.70f
-#define FIT_STEP 0.05f
-/* Levels tried for each column: the one that rounds its range, the next larger and three smaller ones. */
-#define FIT_LEVELS_BELOW 3
-#define FIT_LEVELS_ABOVE 1
-
 struct scale_fit {
     const struct gptq_kernels *kernels;
     const float *w;

@@ -21,6 +21,17 @@ static inline float gptq_candidate(int i)
     return 0.70f * (1.0f - t) + 1.20f * t;
 }
 
+/*
+ * Our own search: sizes of the group's maximum that are tried, from 0.70 of the largest column's range in steps of 0.05. Past 1 only the
+ * grid of levels below it moves.
+ */
+#define FIT_MAXIMA 8
+#define FIT_FIRST 0.70f
+#define FIT_STEP 0.05f
+/* Levels tried for each column: the one that rounds its range, the next larger and three smaller ones. */
+#define FIT_LEVELS_BELOW 3
+#define FIT_LEVELS_ABOVE 1
+
 struct gptq_kernels {
     /* max over rows of |w|, one a column. */
     void (*column_max)(const float *w, size_t stride, size_t rows, size_t columns, float *max);

@@ -6,7 +6,6 @@
 
 int quantize_product(struct backend *backend, void *workspace, const struct product *p, struct plim_err *err)
 {
-    cudaDataType type = p->bfloat ? CUDA_R_16BF : CUDA_R_32F;
     const struct cuda_blas *blas = cuda_blas(backend, workspace, CUDA_BLAS_WORKSPACE_BYTES, err);
 
     if (!blas)
@@ -14,8 +13,8 @@ int quantize_product(struct backend *backend, void *workspace, const struct prod
     /* cuBLAS is column-major: it sees every matrix transposed, so C^T = op(B)^T op(A)^T. */
     return cuda_blas_check(blas->gemm_ex(blas->handle, p->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
                                          p->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, (int)p->n, (int)p->m, (int)p->k,
-                                         &p->alpha, p->b, type, (int)p->b_stride, p->a, type, (int)p->a_stride, &p->beta,
-                                         p->c, CUDA_R_32F, (int)p->c_stride, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+                                         &p->alpha, p->b, CUDA_R_32F, (int)p->b_stride, p->a, CUDA_R_32F,
+                                         (int)p->a_stride, &p->beta, p->c, CUDA_R_32F, (int)p->c_stride, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
                            "a product of the quantizer", err);
 }
 
@@ -40,6 +39,7 @@ const struct quantize_ops cuda_quantize_ops = {
     .invert_and_reverse = cuda_invert_and_reverse,
     .gather_weights = cuda_gather_weights,
     .scale_search = cuda_scale_search,
+    .fit_scales = cuda_fit_scales,
     .quantise_rows = cuda_quantise_rows,
     .spread_errors = cuda_spread_errors,
     .pack_group = cuda_pack_group,

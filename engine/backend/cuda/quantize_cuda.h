@@ -4,7 +4,7 @@
 /*
  * The quantizer's operations on CUDA, as in quantize_ops.h: quantize_hessian.cu (accumulation, permutation),
  * quantize_factor.cu (Cholesky factor and its inverse), quantize_gather.cu (the working copy), quantize_search.cu
- * (scales), quantize_rows.cu (codes, errors, packing); quantize_cuda.c has the table.
+ * (scales: ExLlamaV2's search and our own), quantize_rows.cu (codes, errors, packing); quantize_cuda.c has the table.
  *
  * Everything is queued on the backend's stream; only what returns something to the host waits. Sums are cut by shapes
  * alone and nothing is added by atomic operations, so the bits are the same in every run on one kind of card.
@@ -31,6 +31,8 @@ int cuda_gather_weights(struct backend *backend, const struct linear_source *sou
                         size_t padded, float *w, struct plim_err *err);
 int cuda_scale_search(struct backend *backend, const float *w, size_t rows, size_t out_features, unsigned bits,
                       uint8_t *levels, struct group_scales *scales, struct plim_err *err);
+int cuda_fit_scales(struct backend *backend, const float *w, size_t rows, size_t out_features, unsigned bits,
+                    const float *u, size_t u_stride, uint8_t *levels, struct group_scales *scales, struct plim_err *err);
 int cuda_quantise_rows(struct backend *backend, float *w, size_t rows, size_t out_features, unsigned bits,
                        const uint8_t *levels, const struct group_scales *scales, const float *u, size_t u_stride,
                        uint8_t *codes, float *errors, struct plim_err *err);
@@ -48,15 +50,14 @@ size_t cuda_search_bytes(size_t out_features);
 size_t cuda_spread_bytes(void);
 
 /*
- * C [m, n] = beta C + alpha op(A) op(B), all row-major, queued on the backend's stream. op(A) is [m, k], op(B) [k, n]; a
+ * C [m, n] = beta C + alpha op(A) op(B), fp32, all row-major, queued on the backend's stream. op(A) is [m, k], op(B) [k, n]; a
  * transposed operand is stored the other way round.
  */
 struct product {
-    bool bfloat;                     /* A and B are bfloat16, C and sums fp32; else all are fp32 */
     bool transpose_a, transpose_b;
     size_t m, n, k;
     float alpha, beta;
-    const void *a, *b;
+    const float *a, *b;
     float *c;
     size_t a_stride, b_stride, c_stride;
 };

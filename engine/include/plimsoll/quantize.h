@@ -167,10 +167,11 @@ int plim_quantize_layer(struct plim_engine *engine, const struct plim_quantize_l
                         struct plim_quantize_layer_result *result, struct plim_err *err);
 
 /*
- * Predicts its requested bytes by formula, without an engine: each phase's, each tag's and the total's peaks, equal to those
- * of the result to the byte when the pool holds nothing else (an engine that was just opened: add what its pool holds).
+ * Predicts its requested bytes on a backend by formula, without an engine: each phase's, each tag's and the total's peaks,
+ * equal to those of the result to the byte when the pool holds nothing else (an engine that was just opened: add what its
+ * pool holds).
  */
-int plim_quantize_layer_predict(const struct plim_parameters *parameters,
+int plim_quantize_layer_predict(const char *backend, const struct plim_parameters *parameters,
                                 const struct plim_quantize_layer_options *options,
                                 struct plim_quantize_usage *usage, struct plim_err *err);
 

@@ -1,0 +1,134 @@
+/* Whole conversions on CUDA: beside the processor's, repeated, through the slow tier, and resumed. */
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "conversion_support.h"
+#include "test_cuda.h"
+
+#define ON_CUDA "backend=cuda"
+
+/* The memory of one made-up layer on the device and beside it, predicted without one. */
+static void check_layer(const struct plim_quantize_layer_options *options, const char *settings)
+{
+    struct plim_err err = PLIM_ERR_INIT;
+    struct plim_parameters parameters = parameters_from(settings);
+    struct plim_quantize_layer_result result;
+    struct plim_quantize_usage predicted;
+    struct plim_pool_stats held;
+    struct plim_engine *engine;
+
+    cr_assert_eq(plim_engine_open(&engine, NULL, &parameters, NULL, &err), 0, "%s", err.message);
+    plim_pool_stats(plim_engine_pool(engine), &held);
+    cr_assert_eq(plim_quantize_layer(engine, options, &result, &err), 0, "%s", err.message);
+    cr_assert_eq(plim_engine_close(engine), 0);
+    cr_assert_eq(plim_quantize_layer_predict(NULL, &parameters, options, &predicted, &err), 0, "%s", err.message);
+    for (int tier = 0; tier < PLIM_TIER_COUNT; tier++) {
+        uint64_t base = held.current[tier].total_bytes;
+        const char *name = plim_tier_name((enum plim_tier)tier);
+        for (int phase = 0; phase < PLIM_QUANTIZE_PHASE_COUNT; phase++) {
+            uint64_t expected = predicted.phase_peak_bytes[tier][phase];
+            if (expected)
+                cr_expect_eq(result.usage.phase_peak_bytes[tier][phase], expected + base, "%s, %s, %s: %llu, predicted %llu",
+                             settings, name, plim_quantize_phase_name((enum plim_quantize_phase)phase),
+                             (unsigned long long)result.usage.phase_peak_bytes[tier][phase],
+                             (unsigned long long)(expected + base));
+        }
+        for (int tag = 0; tag < PLIM_TAG_COUNT; tag++) {
+            uint64_t expected = predicted.tag_peak_bytes[tier][tag] + held.current[tier].bytes[tag];
+            cr_expect_eq(result.usage.tag_peak_bytes[tier][tag], expected, "%s, %s, %s: %llu, predicted %llu", settings, name,
+                         plim_tag_name((enum plim_tag)tag), (unsigned long long)result.usage.tag_peak_bytes[tier][tag],
+                         (unsigned long long)expected);
+        }
+    }
+    cr_expect_eq(result.floor_bytes, 0);
+    if (!options->factor_only)
+        cr_expect_lt(result.error, 0.5);
+}
+
+Test(cuda_conversion, layer_takes_the_memory_that_was_predicted)
+{
+    struct plim_quantize_layer_options options = {
+        .in_features = 608, .out_features = 96, .rows = 3, .length = 300, .bits = 4, .seed = 1
+    };
+    cuda_require();
+    check_layer(&options, ON_CUDA);
+    check_layer(&options, ON_CUDA " hessian_offload_threshold=1000");
+    options.round_to_nearest = true;
+    check_layer(&options, ON_CUDA);
+    options = (struct plim_quantize_layer_options){ .in_features = 301, .rows = 2, .length = 40, .factor_only = true };
+    check_layer(&options, ON_CUDA " hessian_offload_threshold=1000");
+}
+
+/* Mean over the blocks of the error of whole rows, as the job's records have it. */
+static double mean_error(const char *job)
+{
+    char path[300];
+    double sum = 0;
+    int count = 0;
+    const cJSON *module;
+
+    snprintf(path, sizeof path, "%s/modules.json", job);
+    cJSON *all = read_json(path);
+    cJSON_ArrayForEach(module, all) {
+        sum += cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(module, "rfn_error"));
+        count++;
+    }
+    cJSON_Delete(all);
+    cr_assert_gt(count, 1);
+    return sum / count;
+}
+
+Test(cuda_conversion, errors_are_the_processors)
+{
+    struct scratch s;
+    double error[2];
+
+    cuda_require();
+    scratch_make(&s);
+    for (int cuda = 0; cuda <= 1; cuda++) {
+        struct plim_quantize_options options = quick_options(scratch_path(&s, cuda ? "cuda" : "cpu"));
+        options.job_directory = scratch_path(&s, cuda ? "cuda.job" : "cpu.job");
+        options.measurement = NULL;
+        convert_well(&options, cuda ? ON_CUDA : "", NULL);
+        error[cuda] = mean_error(options.job_directory);
+    }
+    cr_log_info("mean error %g on the processor, %g on the device\n", error[0], error[1]);
+    cr_expect_lt(fabs(error[1] - error[0]), 0.05 * error[0], "%g on the processor, %g on the device", error[0], error[1]);
+    scratch_remove(&s);
+}
+
+Test(cuda_conversion, same_bytes_every_time_through_the_slow_tier_and_resumed)
+{
+    static const char *const settings[] = {
+        ON_CUDA, ON_CUDA " hessian_offload_threshold=1000", ON_CUDA " release_at_boundary=off cpu_threads=1"
+    };
+    struct scratch s;
+    char first[33], digest[33], name[32];
+
+    cuda_require();
+    scratch_make(&s);
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "out%d", i);
+        struct plim_quantize_options options = quick_options(scratch_path(&s, name));
+        convert_well(&options, settings[i], i == 0 ? first : digest);
+        if (i > 0)
+            cr_expect_str_eq(digest, first, "%s", settings[i]);
+    }
+    /* A job that lacks its last steps goes on from where they are missing. */
+    struct plim_quantize_options options = quick_options(scratch_path(&s, "again"));
+    options.job_directory = scratch_path(&s, "out0.job");
+    cr_assert_eq(unlink(scratch_path(&s, "out0.job/module-00001.json")), 0);
+    struct plim_quantize_summary summary;
+    struct plim_err err = PLIM_ERR_INIT;
+    cr_assert_eq(convert(&options, ON_CUDA, &summary, &err), 0, "%s", err.message);
+    cr_expect(summary.resumed);
+    cr_expect_str_eq(summary.digest, first);
+    /* The processor's job is another. */
+    options.output_directory = scratch_path(&s, "other");
+    cr_expect_eq(convert(&options, "", NULL, &err), -1);
+    cr_expect_eq(err.kind, PLIM_ERR_INPUT);
+    scratch_remove(&s);
+}
