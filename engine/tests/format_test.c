@@ -52,6 +52,17 @@ void test_directory_remove(char *directory)
     free(directory);
 }
 
+struct test_directory test_directory_open(void)
+{
+    return (struct test_directory){ test_directory_make(), test_pool_open() };
+}
+
+void test_directory_close(struct test_directory *d)
+{
+    test_directory_remove(d->path);
+    test_pool_close(d->pool);
+}
+
 void test_file_write(const char *directory, const char *name, const void *data, size_t bytes)
 {
     struct plim_err err = PLIM_ERR_INIT;

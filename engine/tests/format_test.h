@@ -26,8 +26,20 @@ void expect_input_error(int rc, const struct plim_err *err, const char *text);
 char *test_directory_make(void);
 void test_directory_remove(char *directory);
 
+/* The same with a pool. */
+struct test_directory {
+    char *path;
+    struct plim_pool *pool;
+};
+struct test_directory test_directory_open(void);
+void test_directory_close(struct test_directory *d);
+
 /* Writes DIRECTORY/NAME. */
 void test_file_write(const char *directory, const char *name, const void *data, size_t bytes);
+
+/* A tensor's entry in a header. */
+#define ENTRY(name, dtype, shape, begin, end)                                                                         \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #begin "," #end "]}"
 
 /* A safetensors file in memory: header text, then data; free(). */
 char *test_safetensors(const char *header, const void *data, size_t data_bytes, size_t *bytes);
