@@ -20,7 +20,7 @@
 #define LEVEL 0.95
 #define RECORDING_SHARE 0.4    /* of the time limit */
 #define RECORDED_PROCESSES 1000
-#define SIMULATED_BUDGET_NS (UINT64_MAX / 4)   /* no clock runs there; a real trial has the usual minute a case */
+#define SIMULATED_BUDGET_NS (UINT64_MAX / 4)   /* no clock runs there */
 
 struct plant {
     double slowdown;
@@ -68,6 +68,7 @@ static int run_sabotaged(void *context, const struct case_request *request, cons
 /* ---- one trial ---- */
 
 struct trial {
+    uint64_t budget_ns;          /* 0: the usual minute a case */
     const struct selftest_options *options;
     const struct suite *suite;
     const char *case_pattern;
@@ -141,7 +142,7 @@ static int run_trial(const struct trial *trial, struct selftest_row *row, struct
     struct executor sides[AB_SIDES];
     struct ab_options options = { .rules = ab_rules_default(), .seed = trial->options->seed + trial->number,
                                   .watch = trial->watch, .control = trial->machine,
-                                  .budget_ns = trial->watch ? 0 : SIMULATED_BUDGET_NS,
+                                  .budget_ns = trial->budget_ns,
                                   .case_pattern = trial->case_pattern,
                                   .models_directory = trial->options->models_directory };
     struct ab_report report;
@@ -192,7 +193,7 @@ static int run_simulated(const struct selftest_options *options, const struct su
              (unsigned long long)plant->extra_bytes);
     plim_progress_start(&progress, options->progress, title, "trials", options->trials);
     for (size_t i = 0; i < options->trials && rc == 0; i++) {
-        struct trial trial = { options, suite, NULL, plant, NULL, simulated_executor(&simulated), i };
+        struct trial trial = { SIMULATED_BUDGET_NS, options, suite, NULL, plant, NULL, simulated_executor(&simulated), i };
 
         if (model)
             noise_start(&simulated.noise, model, options->seed, i);
@@ -296,9 +297,9 @@ static int run_real(const struct selftest_options *options, const struct suite *
         if (!options->brief || plants[k].brief)
             rows[k] = add_row(out, "this machine", &plants[k]);
     plim_progress_start(&progress, options->progress, "this machine", "trials", 0);
-    for (size_t i = 0; rc == 0 && i < options->machine_trials; i++)
+    for (size_t i = 0; rc == 0 && i < options->machine_trials && !is_over(budget, 1); i++)
         for (size_t k = 0; k < PLANTS && rc == 0 && !is_over(budget, 1); k++) {
-            struct trial trial = { options, suite, options->case_pattern, &plants[k], &watch, *machine, i };
+            struct trial trial = { 0, options, suite, options->case_pattern, &plants[k], &watch, *machine, i };
 
             if (!rows[k])
                 continue;

@@ -92,6 +92,17 @@ Test(ab_verbs, a_gate_that_misses_its_controls_fails_itself)
     cr_expect_not_null(strstr(said, "control missed: a planted page of memory"), "%s", said);
 }
 
+/* Short of time: a record, some suites replayed on it, and real ones if there is time left. That it ends is the point. */
+Test(ab_verbs, the_gate_is_tested_on_this_machine_in_a_limited_time)
+{
+    char said[20000];
+    int status = plimsoll(said, sizeof said, "selftest gate --machine --time-s 1 --trials 3 --cases 4 --short -q");
+
+    cr_expect(status == 0 || status == 6, "%d: %s", status, said);   /* 6: a machine that is too noisy for promises */
+    cr_expect_not_null(strstr(said, "replayed"), "%s", said);
+    cr_expect_not_null(strstr(said, "processes one after another"), "%s", said);
+}
+
 Test(ab_verbs, bad_usage_is_told_in_one_line)
 {
     static const char *const bad[][2] = {
@@ -104,6 +115,8 @@ Test(ab_verbs, bad_usage_is_told_in_one_line)
         { "selftest", "what is to be tested" },
         { "selftest gates", "nothing that tests itself" },
         { "selftest gate --trials none", "--trials" },
+        { "selftest gate --time-s 3", "go with --machine" },
+        { "selftest gate --machine --suite null --case 'x*'", "no case of suite null" },
     };
 
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
