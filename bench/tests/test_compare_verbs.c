@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "compare_support.h"
@@ -299,6 +301,62 @@ Test(verbs, the_readme_lists_the_parameters_as_they_are)
     cr_assert_eq(run("/", said, sizeof said, "parameters --markdown"), 0);
     cr_assert_not_null(strstr(readme, said), "put this table into README.md:\n%s", said);
     free(readme);
+}
+
+/* As a large sweep makes it: 1,000 cases of 40 exact metrics and 4 timings. */
+static void write_large(const char *directory, const char *file, double more)
+{
+    struct result result;
+    struct plim_err err = PLIM_ERR_INIT;
+    char *path = heap_printf(&err, "%s/%s", directory, file);
+    make_result(&result, "hull", "abacus");
+    for (int i = 0; i < 1000; i++) {
+        char name[60];
+        snprintf(name, sizeof name, "tiny/prefill/max_dq_size=%d", i);
+        struct result_case *c = add_case(&result, name);
+        for (int k = 0; k < 40; k++) {
+            snprintf(name, sizeof name, "count_%d_bytes", k);
+            add_exact(c, name, 4096 * k + (i == 500 && k == 7 ? more : 0));
+        }
+        for (int k = 0; k < 4; k++) {
+            struct metric *timing = add_rate(c, SAMPLES(100, 101, 102, 103, 104, 105, 106));
+            snprintf(name, sizeof name, "rate_%d", k);
+            cr_assert_eq(result_set_string(&timing->name, name, &err), 0);
+        }
+    }
+    cr_assert_eq(result_write(&result, path, &err), 0, "%s", err.message);
+    free(path);
+    result_release(&result);
+}
+
+static double children_s(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_CHILDREN, &usage);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+}
+
+Test(verbs, a_thousand_cases_compare_in_a_second_and_fit_a_page)
+{
+    char *d = scratch_path(""), path[400];
+    struct stat page;
+    write_large(d, "a.json", 0);
+    write_large(d, "b.json", 4096);
+    double start_s = children_s();
+    expect(d, 1, "+4096 B", "compare a.json b.json");
+    double spent_s = children_s() - start_s;
+    cr_log_info("1,000 cases compared in %.2f s of processor time", spent_s);
+#ifdef __OPTIMIZE__
+#if !defined(__SANITIZE_ADDRESS__)
+    cr_assert_lt(spent_s, 1.0, "processor time, so that others' work does not count");
+#endif
+#endif
+    expect(d, 0, "KiB", "report b.json --baseline a.json -o page.html");
+    snprintf(path, sizeof path, "%s/page.html", d);
+    cr_assert_eq(stat(path, &page), 0);
+    cr_assert_lt(page.st_size, 1000 * 1000);
+    free(d);
 }
 
 Test(verbs, plot_writes_script_data_and_says_what_it_needs)
