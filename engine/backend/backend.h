@@ -67,6 +67,21 @@ struct backend_counters {
     uint64_t attention_chunks;
 };
 
+/*
+ * A step: all operations of one decoded token, which a backend may record and launch again for the next one. They are the
+ * same for every token but for the position, as long as the addresses are.
+ */
+struct backend_step;
+
+#define STEP_ADDRESSES 4
+struct step_key {
+    size_t past;                             /* tokens in the cache before this one */
+    const void *address[STEP_ADDRESSES];     /* blocks that the operations work on, and that may move between steps */
+};
+
+/* Issues the operations of a step; its rows stand at key.past. */
+typedef int step_issue(void *context, struct plim_err *err);
+
 struct backend_ops {
     const char *name;
     bool unified_memory;              /* device memory is ordinary memory: the host may read and write it in place */
@@ -123,6 +138,13 @@ struct backend_ops {
                      const void *cache_k, const void *cache_v, size_t past, size_t rows, float *out,
                      struct plim_err *err);
 
+    /*
+     * Optional (NULL: its parts one by one). One row at position `past`: rotates q and k by cos_sin [head_dim], the
+     * position's row of the table, stores k and v, and attends. q, k and v may be changed; out may be q.
+     */
+    int (*attention_step)(struct backend *backend, const struct attention_shape *shape, float *q, float *k, const float *v,
+                          const float *cos_sin, void *cache_k, void *cache_v, size_t past, float *out, struct plim_err *err);
+
     /* gate = act(gate) * up, n elements. */
     int (*act_mul)(struct backend *backend, enum activation activation, float *gate, const float *up, size_t n,
                    struct plim_err *err);
@@ -132,6 +154,15 @@ struct backend_ops {
 
     /* x = cap * tanh(x / cap), n elements. */
     int (*softcap)(struct backend *backend, float *x, float cap, size_t n, struct plim_err *err);
+
+    /*
+     * Optional, all three or none: steps that are recorded. step_run calls `issue` when it has to, and counts what a step
+     * counts. An operation that is part of a step holds at most one temporary at a time.
+     */
+    int (*step_open)(struct backend *backend, struct backend_step **step, struct plim_err *err);
+    void (*step_close)(struct backend *backend, struct backend_step *step);
+    int (*step_run)(struct backend *backend, struct backend_step *step, const struct step_key *key, step_issue *issue,
+                    void *context, struct plim_err *err);
 
     int (*upload)(struct backend *backend, void *device, const void *host, size_t bytes, struct plim_err *err);
     int (*download)(struct backend *backend, void *host, const void *device, size_t bytes, struct plim_err *err);
@@ -220,6 +251,9 @@ struct backend_predict_ops {
                                             const struct plim_parameters *parameters);
     struct attention_scratch (*attention_scratch)(const struct attention_shape *shape, size_t past, size_t rows,
                                                   const struct plim_parameters *parameters);
+    /* Whether a session of such attention records its steps, and what an open step takes in host memory. NULL: never. */
+    bool (*records_steps)(const struct attention_shape *shape, const struct plim_parameters *parameters);
+    size_t (*step_host_bytes)(void);
 };
 
 /* NULL when there is no backend of that name. */

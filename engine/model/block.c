@@ -83,16 +83,27 @@ static int add_to_hidden(struct block *b, const struct matrix *matrix, const flo
     return b->ops->add(b->backend, b->hidden, branch, b->config->residual_scale, b->rows * width, err);
 }
 
-/* Per-head norm, where there is one, and rotation of x [rows, heads, head_dim]. */
-static int norm_and_rotate(struct block *b, const struct layer *layer, const float *head_norm, size_t heads, float *x,
-                           struct plim_err *err)
+/* Per-head norm of x [rows, heads, head_dim], where there is one. */
+static int norm_heads(struct block *b, const float *head_norm, size_t heads, float *x, struct plim_err *err)
 {
     size_t head_dim = b->config->head_dim;
-    const float *table = layer->rope == &b->model->rope_local ? b->rope_local : b->rope_global;
+    return head_norm ? block_norm(b, x, head_norm, b->rows * heads, head_dim, x, err) : 0;
+}
 
-    if (head_norm && block_norm(b, x, head_norm, b->rows * heads, head_dim, x, err) < 0)
+/* Rotates q and k, stores k and v, and writes attention over q. */
+static int attend(struct block *b, const struct layer *layer, float *q, float *k, const float *v, void *keys, void *values,
+                  struct plim_err *err)
+{
+    const struct attention_shape *shape = &layer->attention;
+    const float *table = layer->rope == &b->model->rope_local ? b->rope_local : b->rope_global;   /* begins at `first` */
+
+    if (b->rows == 1 && b->ops->attention_step)
+        return b->ops->attention_step(b->backend, shape, q, k, v, table, keys, values, b->first, q, err);
+    if (b->ops->rope(b->backend, q, table, 0, b->rows, shape->head_count, shape->head_dim, err) < 0 ||
+        b->ops->rope(b->backend, k, table, 0, b->rows, shape->kv_head_count, shape->head_dim, err) < 0 ||
+        b->ops->kv_store(b->backend, shape, k, v, b->rows, b->first, keys, values, err) < 0)
         return -1;
-    return b->ops->rope(b->backend, x, table, 0, b->rows, heads, head_dim, err);   /* the table begins at `first` */
+    return b->ops->attention(b->backend, shape, q, keys, values, b->first, b->rows, q, err);
 }
 
 /* ---- the blocks ---- */
@@ -113,12 +124,9 @@ int block_attention(struct block *b, const struct layer *layer, void *keys, void
         project(b, &layer->matrix[MATRIX_K], b->normed, k, err) < 0 ||
         project(b, &layer->matrix[MATRIX_V], b->normed, v, err) < 0)
         return -1;
-    if (norm_and_rotate(b, layer, layer->norm[NORM_Q], c->head_count, q, err) < 0 ||
-        norm_and_rotate(b, layer, layer->norm[NORM_K], c->kv_head_count, k, err) < 0)
-        return -1;
-    if (b->ops->kv_store(b->backend, &layer->attention, k, v, b->rows, b->first, keys, values, err) < 0)
-        return -1;
-    if (b->ops->attention(b->backend, &layer->attention, q, keys, values, b->first, b->rows, q, err) < 0)
+    if (norm_heads(b, layer->norm[NORM_Q], c->head_count, q, err) < 0 ||
+        norm_heads(b, layer->norm[NORM_K], c->kv_head_count, k, err) < 0 ||
+        attend(b, layer, q, k, v, keys, values, err) < 0)
         return -1;
     if (listen(b, TAP_ATTENTION_OUTPUT, q, q_width, err) < 0)
         return -1;

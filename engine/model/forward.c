@@ -3,6 +3,9 @@
  *
  * Before the output head runs, scratch is given back: logits, and the head's expanded weights, are the largest things
  * of a pass over a small chunk.
+ *
+ * A single token on a backend that records steps is the exception: decoder and head are one step, so everything is held
+ * from its beginning to its end.
  */
 
 #include "block.h"
@@ -57,12 +60,10 @@ static int embed(struct pass *p, struct plim_err *err)
     return block_rope(&p->block, err);
 }
 
-static int decoder(struct pass *p, struct plim_err *err)
+static int layers(struct pass *p, struct plim_err *err)
 {
     const struct plim_session *session = p->session;
 
-    if (embed(p, err) < 0)
-        return -1;
     for (size_t i = 0; i < p->config->layer_count; i++) {
         const struct layer *layer = &p->model->layers[i];
         if (block_attention(&p->block, layer, session_keys(session, i), session_values(session, i), err) < 0 ||
@@ -107,7 +108,7 @@ static void logits_close(struct logits *logits, struct pass *p)
     plim_pool_free(p->backend->pool, logits->device);
 }
 
-/* Logits of normalised rows x [rows, hidden_size], rows <= piece_rows, in logits->host. */
+/* Logits of normalised rows x [rows, hidden_size], rows <= piece_rows, in logits->device. */
 static int logits_compute(struct logits *logits, struct pass *p, const float *x, size_t rows, struct plim_err *err)
 {
     size_t elements = rows * p->config->vocab_size;
@@ -115,11 +116,16 @@ static int logits_compute(struct logits *logits, struct pass *p, const float *x,
 
     if (p->ops->linear(p->backend, &p->model->head, x, rows, logits->device, false, err) < 0)
         return -1;
-    if (cap > 0 && p->ops->softcap(p->backend, logits->device, cap, elements, err) < 0)
-        return -1;
-    if (logits->host == logits->device)
-        return 0;
-    return p->ops->download(p->backend, logits->host, logits->device, elements * sizeof(float), err);
+    return cap > 0 ? p->ops->softcap(p->backend, logits->device, cap, elements, err) : 0;
+}
+
+/* And in logits->host. */
+static int logits_fetch(struct logits *logits, struct pass *p, size_t rows, struct plim_err *err)
+{
+    size_t bytes = rows * p->config->vocab_size * sizeof(float);
+
+    return logits->host == logits->device ? 0
+                                          : p->ops->download(p->backend, logits->host, logits->device, bytes, err);
 }
 
 /* Runs the head over the chunk's last `count` rows, in pieces, and hands each piece to the caller. */
@@ -138,7 +144,8 @@ static int head(struct pass *p, size_t count, const struct plim_forward *forward
         goto out;
     for (size_t done = 0; done < count; done += logits.piece_rows) {
         size_t rows = plim_min(logits.piece_rows, count - done);
-        if (logits_compute(&logits, p, x + done * c->hidden_size, rows, err) < 0)
+        if (logits_compute(&logits, p, x + done * c->hidden_size, rows, err) < 0 ||
+            logits_fetch(&logits, p, rows, err) < 0)
             goto out;
         if (forward->callback(forward->context, first + done, rows, c->vocab_size, logits.host, err) < 0)
             goto out;
@@ -158,13 +165,58 @@ static int chunk(struct pass *p, bool last, const struct plim_forward *forward, 
     /* Opened by the first chunk, which is the longest, and again after a head pass. */
     if (!p->block.scratch && block_scratch_open(&p->block, p->block.rows, err) < 0)
         return -1;
-    if (decoder(p, err) < 0)
+    if (embed(p, err) < 0 || layers(p, err) < 0)
         return -1;
     p->session->model->engine->forward_chunks++;
     if (forward->rows == PLIM_LOGITS_NONE || (forward->rows == PLIM_LOGITS_LAST && !last))
         return 0;
     block_scratch_close(&p->block);
     return head(p, forward->rows == PLIM_LOGITS_ALL ? p->block.rows : 1, forward, err);
+}
+
+/* ---- one token, recorded ---- */
+
+struct step_context {
+    struct pass *pass;
+    struct logits *logits;
+};
+
+static int issue_step(void *context, struct plim_err *err)
+{
+    struct step_context *step = context;
+    struct pass *p = step->pass;
+    float *hidden = p->block.hidden;
+
+    if (layers(p, err) < 0)
+        return -1;
+    plim_pool_set_scope(p->backend->pool, "head");
+    if (block_norm(&p->block, hidden, p->model->final_norm, 1, p->config->hidden_size, hidden, err) < 0)
+        return -1;
+    return logits_compute(step->logits, p, hidden, 1, err);
+}
+
+/* The token at p->block.first, with hidden open. Its embedding and rope table change each time and are no part of it. */
+static int one_token(struct pass *p, const struct plim_forward *forward, struct plim_err *err)
+{
+    struct logits logits = { 0 };
+    struct step_context step = { p, &logits };
+    int rc = -1;
+
+    if (block_scratch_open(&p->block, 1, err) < 0)
+        return -1;
+    plim_pool_set_scope(p->backend->pool, "step");
+    if (logits_open(&logits, p, 1, err) < 0 || embed(p, err) < 0)
+        goto out;
+    struct step_key key = { p->block.first, { p->block.hidden, p->block.scratch, logits.device, p->session->cache } };
+    if (p->ops->step_run(p->backend, p->session->step, &key, issue_step, &step, err) < 0 ||
+        logits_fetch(&logits, p, 1, err) < 0)
+        goto out;
+    p->session->model->engine->forward_chunks++;
+    rc = forward->callback(forward->context, p->block.first, 1, p->config->vocab_size, logits.host, err);
+
+out:
+    logits_close(&logits, p);
+    return rc;
 }
 
 static int check_input(const struct plim_session *session, const int32_t *ids, size_t count,
@@ -212,7 +264,9 @@ int plim_session_forward(struct plim_session *session, const int32_t *ids, size_
         p.ids = ids + done;
         p.block.first = session->position + done;
         p.block.rows = plim_min(chunk_rows, count - done);
-        if (chunk(&p, done + p.block.rows == count, forward, err) < 0)
+        bool recorded = count == 1 && session->step && forward->rows != PLIM_LOGITS_NONE;
+        int status = recorded ? one_token(&p, forward, err) : chunk(&p, done + p.block.rows == count, forward, err);
+        if (status < 0)
             goto out;
     }
     /* Until here the new keys and values lay beyond the session's end, so a failure needs no undoing. */

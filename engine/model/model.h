@@ -57,7 +57,8 @@ struct plim_session {
     struct plim_model *model;               /* borrowed */
     size_t context_tokens;                  /* capacity */
     size_t position;                        /* tokens that are valid */
-    void *cache;                            /* device [layer_count][keys, values][context_tokens][kv_width] */
+    void *cache;                            /* device [layer_count][keys, values][context_tokens] rows (kv_format.h) */
+    struct backend_step *step;              /* what the backend records of a decoded token; NULL: nothing */
 };
 
 /*
@@ -80,7 +81,10 @@ void model_head_drop(struct plim_model *model);
  */
 void model_drop_pages(const void *data, size_t bytes);
 
-/* A layer's keys and values in the cache: [context_tokens, kv_head_count * head_dim] each. */
+/* Whether the backend records what a decoded token takes: a matter of parameters and of every layer's attention. */
+bool model_records_steps(const struct model_config *config, const char *backend, const struct plim_parameters *parameters);
+
+/* A layer's keys and values in the cache: [context_tokens] rows each. */
 void *session_keys(const struct plim_session *session, size_t layer);
 void *session_values(const struct plim_session *session, size_t layer);
 

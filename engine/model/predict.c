@@ -10,7 +10,8 @@
  *     activations  4 * T * (2 * hidden + max((heads + 2 kv_heads) * head_dim, 2 * inner) + head_dim [* 2])
  *                  for a chunk of T tokens, each part rounded up to 64 bytes; T * hidden alone while the head runs
  *     dequant, workspace, attention    per operation, what the backend says for T rows
- *     logits       4 * vocab * min(rows, what fits PLIM_LOGITS_BYTES)
+ *     logits       4 * vocab * min(rows, what fits PLIM_LOGITS_BYTES); held beside the activations of a token that the
+ *                  backend records (a CUDA graph), else after them
  *     metadata     what reading the files' headers takes (they are read here too), and our own structures
  *
  * Where the fast tier isn't RAM the ledger has two sides: metadata, mapped files and what the caller holds are then in host
@@ -32,7 +33,9 @@ struct predictor {
     struct ledger fast, slow;
     struct ledger *host;               /* slow where the fast tier isn't RAM, else fast */
     const struct plim_parameters *parameters;
+    const char *backend;
     const struct backend_predict_ops *ops;
+    bool records_steps;                /* of single tokens, decoder and head are one, and hold everything together */
     struct plim_pool *pool;            /* for our own reading, not what is predicted */
     struct model_files files;
     struct linear_shape *shapes;       /* [layer_count][LAYER_MATRIX_COUNT], then the head's */
@@ -229,20 +232,48 @@ static void plan_decoder(struct predictor *p, size_t past, size_t rows, bool sam
     }
 }
 
+/* Logits on the device, and what the host fetches them into where that is other memory. */
+static void take_logits(struct predictor *p, uint64_t rows)
+{
+    uint64_t bytes = 4 * p->files.config.vocab_size * rows;
+
+    take(p, PLIM_TAG_LOGITS, bytes);
+    if (p->host != &p->fast)
+        take_host(p, PLIM_TAG_LOGITS, bytes);
+}
+
+static void give_logits(struct predictor *p, uint64_t rows)
+{
+    uint64_t bytes = 4 * p->files.config.vocab_size * rows;
+
+    give(p, PLIM_TAG_LOGITS, bytes);
+    if (p->host != &p->fast)
+        give_host(p, PLIM_TAG_LOGITS, bytes);
+}
+
 static void plan_head(struct predictor *p, size_t rows)
 {
-    uint64_t vocab = p->files.config.vocab_size;
-    uint64_t fit = PLIM_LOGITS_BYTES / (4 * vocab);
+    uint64_t fit = PLIM_LOGITS_BYTES / (4 * p->files.config.vocab_size);
     uint64_t piece = rows < fit ? rows : fit ? fit : 1;
 
-    take(p, PLIM_TAG_LOGITS, 4 * vocab * piece);
-    if (p->host != &p->fast)
-        take_host(p, PLIM_TAG_LOGITS, 4 * vocab * piece);
+    take_logits(p, piece);
     for (size_t done = 0; done < rows; done += piece)
         plan_linear(p, &p->shapes[shape_count(p) - 1], plim_min(piece, rows - done));
-    give(p, PLIM_TAG_LOGITS, 4 * vocab * piece);
-    if (p->host != &p->fast)
-        give_host(p, PLIM_TAG_LOGITS, 4 * vocab * piece);
+    give_logits(p, piece);
+}
+
+/* A single token that is recorded. */
+static void plan_step(struct predictor *p, size_t past, bool repeated)
+{
+    const struct model_config *c = &p->files.config;
+    uint64_t activations = 4 * (uint64_t)c->hidden_size + scratch_bytes(c, 1);
+
+    take(p, PLIM_TAG_ACTIVATIONS, activations);
+    take_logits(p, 1);
+    plan_decoder(p, past, 1, repeated);
+    plan_linear(p, &p->shapes[shape_count(p) - 1], 1);
+    give_logits(p, 1);
+    give(p, PLIM_TAG_ACTIVATIONS, activations);
 }
 
 /* One call of plim_session_forward. `repeated`: only `past` differs from the call before. */
@@ -253,6 +284,10 @@ static void plan_forward(struct predictor *p, size_t past, size_t count, enum pl
     uint64_t hidden = 4 * (uint64_t)chunk_rows * c->hidden_size, scratch = 0;
     size_t last_n = 0;
 
+    if (count == 1 && p->records_steps && rows != PLIM_LOGITS_NONE) {
+        plan_step(p, past, repeated);
+        return;
+    }
     take(p, PLIM_TAG_ACTIVATIONS, hidden);
     for (size_t done = 0, n; done < count; done += n) {
         n = plim_min(chunk_rows, count - done);
@@ -307,6 +342,9 @@ static int plan_run(struct predictor *p, const struct plim_plan_request *request
                               request->context_tokens);
 
     take_host(p, PLIM_TAG_METADATA, sizeof(struct plim_session));
+    p->records_steps = model_records_steps(c, p->backend, p->parameters);
+    if (p->records_steps)
+        take_host(p, PLIM_TAG_METADATA, p->ops->step_host_bytes());
     if (backend_kv_check(p->parameters, c->head_dim, err) < 0)
         return -1;
     take(p, PLIM_TAG_KV_CACHE, (uint64_t)request->context_tokens * c->layer_count *
@@ -327,6 +365,7 @@ int plim_predict(const char *directory, const char *backend, const struct plim_p
         backend = plim_parameters_backend(parameters);
     struct predictor p = {
         .parameters = parameters,
+        .backend = backend,
         .ops = backend_predict(backend),
         .fast = { .tag_peak = out->tag_peak_bytes, .peak = &out->peak_bytes, .peak_tag = out->peak_tag_bytes },
         .slow = { .tag_peak = out->slow_tag_peak_bytes, .peak = &out->slow_peak_bytes,

@@ -18,6 +18,20 @@ static size_t layer_bytes(const struct plim_session *session)
            backend_kv_bytes(&session->model->engine->parameters, c->kv_head_count, c->head_dim);
 }
 
+bool model_records_steps(const struct model_config *config, const char *backend, const struct plim_parameters *parameters)
+{
+    const struct backend_predict_ops *predict = backend_predict(backend);
+
+    if (!predict || !predict->records_steps)
+        return false;
+    for (size_t i = 0; i < config->layer_count; i++) {
+        struct attention_shape shape = model_attention_shape(config, i);
+        if (!predict->records_steps(&shape, parameters))
+            return false;
+    }
+    return true;
+}
+
 int plim_session_open(struct plim_session **out, struct plim_model *model, const struct plim_session_options *options,
                       struct plim_err *err)
 {
@@ -43,6 +57,12 @@ int plim_session_open(struct plim_session **out, struct plim_model *model, const
         plim_session_close(session);
         return plim_err_wrap(err, "opening a session of %zu tokens", tokens);
     }
+    struct plim_engine *engine = model->engine;
+    if (model_records_steps(&model->files.config, engine->backend.ops->name, &engine->parameters) &&
+        engine->backend.ops->step_open(&engine->backend, &session->step, err) < 0) {
+        plim_session_close(session);
+        return -1;
+    }
     *out = session;
     return 0;
 }
@@ -52,6 +72,9 @@ void plim_session_close(struct plim_session *session)
     if (!session)
         return;
     struct plim_pool *pool = session->model->engine->pool;
+    struct backend *backend = &session->model->engine->backend;
+    if (session->step)
+        backend->ops->step_close(backend, session->step);
     plim_pool_free(pool, session->cache);
     plim_pool_free(pool, session);
 }

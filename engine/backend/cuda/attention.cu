@@ -105,9 +105,10 @@ extern "C" struct attention_scratch cuda_attention_scratch(const struct attentio
     return scratch;
 }
 
-extern "C" bool cuda_attention_is_replayable(const struct attention_shape *shape, const struct plim_parameters *parameters)
+/* The plain path goes through more pieces with every key, so it can't be recorded. */
+extern "C" bool cuda_records_steps(const struct attention_shape *shape, const struct plim_parameters *parameters)
 {
-    return plan_make(shape, 0, 1, parameters).path == PATH_FEW;
+    return parameters->count[PLIM_CUDA_GRAPH] && plan_make(shape, 0, 1, parameters).path == PATH_FEW;
 }
 
 /* ---- running ---- */
@@ -118,7 +119,7 @@ static int run_tensor(struct backend *backend, const struct plan *plan, struct a
     void *partial = NULL;
 
     if (plan->partial_floats) {
-        partial = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, plan->partial_floats * sizeof(float), err);
+        partial = cuda_scratch_take(backend, PLIM_TAG_WORKSPACE, plan->partial_floats * sizeof(float), err);
         if (!partial)
             return -1;
     }
@@ -128,7 +129,7 @@ static int run_tensor(struct backend *backend, const struct plan *plan, struct a
     args->dependent = cuda->overlap_launches;
     cudaError_t status = plan->path == PATH_FEW ? attention_few_launch(args, cuda->stream)
                                                 : attention_flash_launch(args, cuda->stream);
-    plim_pool_free(backend->pool, partial);
+    cuda_scratch_give(backend, partial);
     backend->counters.attention_chunks++;
     return cuda_check(status, "attention", err);
 }
@@ -228,4 +229,28 @@ extern "C" int cuda_kv_store(struct backend *backend, const struct attention_sha
     args.first_at = cuda->in_step ? &cuda->step->past : NULL;
     args.dependent = cuda->overlap_launches;
     return cuda_check(kv_store_launch(&args, cuda->stream), "kv_store", err);
+}
+
+extern "C" int cuda_attention_step(struct backend *backend, const struct attention_shape *shape, float *q, float *k,
+                                   const float *v, const float *cos_sin, void *cache_k, void *cache_v, size_t past,
+                                   float *out, struct plim_err *err)
+{
+    struct plan plan = plan_make(shape, past, 1, backend->parameters);
+    struct attention_args args = args_make(shape, past, 1, backend->parameters);
+
+    if (plan.path != PATH_FEW) {
+        if (cuda_rope(backend, q, cos_sin, 0, 1, shape->head_count, shape->head_dim, err) < 0 ||
+            cuda_rope(backend, k, cos_sin, 0, 1, shape->kv_head_count, shape->head_dim, err) < 0 ||
+            cuda_kv_store(backend, shape, k, v, 1, past, cache_k, cache_v, err) < 0)
+            return -1;
+        return cuda_attention(backend, shape, q, cache_k, cache_v, past, 1, out, err);
+    }
+    args.q = q;
+    args.k = k;
+    args.v = v;
+    args.cos_sin = cos_sin;
+    args.out = out;
+    args.keys = (const uint8_t *)cache_k;
+    args.values = (const uint8_t *)cache_v;
+    return run_tensor(backend, &plan, &args, err);
 }

@@ -46,7 +46,7 @@ static __device__ __forceinline__ quad quad_rotate(quad q, int lane, int chunk)
     return quad{ { a * norm, b * norm, c * norm, d * norm } };
 }
 
-/* Rotary embedding (half-split layout) of elements i .. i + 3 of one head. */
+/* Rotary embedding (half-split layout) of elements i .. i + 3 of one head, rounded as rope.cu rounds it. */
 static __device__ __forceinline__ quad quad_rope(const float *head, const float *cos_sin, int i, int head_dim)
 {
     int half = head_dim / 2;
@@ -55,8 +55,8 @@ static __device__ __forceinline__ quad quad_rope(const float *head, const float 
     quad cosine = quad_load(cos_sin + j), sine = quad_load(cos_sin + half + j), r;
 #pragma unroll
     for (int k = 0; k < 4; k++)
-        r.x[k] = i < half ? low.x[k] * cosine.x[k] - high.x[k] * sine.x[k]
-                          : high.x[k] * cosine.x[k] + low.x[k] * sine.x[k];
+        r.x[k] = i < half ? __fmaf_rn(low.x[k], cosine.x[k], -__fmul_rn(high.x[k], sine.x[k]))
+                          : __fmaf_rn(high.x[k], cosine.x[k], __fmul_rn(low.x[k], sine.x[k]));
     return r;
 }
 

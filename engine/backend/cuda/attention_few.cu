@@ -423,7 +423,7 @@ bool attention_few_supports(const attention_args *args)
     kv_element k = args->key_format.element, v = args->value_format.element;
     bool whole = dim == 64 || dim == 128 || dim == 256;
     bool types = k == KV_F16 ? v == KV_F16 : whole && k != KV_F32;
-    return args->rows * args->group <= FEW_VECTORS && (whole || dim == 80 || dim == 96) && types &&
+    return args->rows * args->group <= FEW_VECTORS && (whole || dim == 32 || dim == 80 || dim == 96) && types &&
            args->kv_heads <= ARRIVAL_COUNT;
 }
 
@@ -450,6 +450,7 @@ size_t attention_few_partial_floats(int kv_heads, int vectors, int head_dim, int
 cudaError_t attention_few_launch(const attention_args *args, cudaStream_t stream)
 {
     switch (args->head_dim) {
+    case 32: return launch_type<32>(args, stream);
     case 64: return launch_type<64>(args, stream);
     case 80: return launch_type<80>(args, stream);
     case 96: return launch_type<96>(args, stream);

@@ -324,7 +324,7 @@ bool attention_flash_supports(const attention_args *args)
     kv_element k = args->key_format.element, v = args->value_format.element;
     bool whole = dim == 64 || dim == 128 || dim == 256;
     bool types = k == KV_F16 ? v == KV_F16 : whole && k != KV_F32;
-    return (whole || dim == 80 || dim == 96) && types;
+    return (whole || dim == 32 || dim == 80 || dim == 96) && types;
 }
 
 static int tile_vectors(int head_dim)
@@ -352,6 +352,7 @@ size_t attention_flash_partial_floats(int kv_heads, int vectors, int head_dim, i
 cudaError_t attention_flash_launch(const attention_args *args, cudaStream_t stream)
 {
     switch (args->head_dim) {
+    case 32: return launch_type<32>(args, stream);
     case 64: return launch_type<64>(args, stream);
     case 80: return launch_type<80>(args, stream);
     case 96: return launch_type<96>(args, stream);

@@ -149,9 +149,13 @@ const struct backend_ops cuda_backend_ops = {
     .rope = cuda_rope,
     .kv_store = cuda_kv_store,
     .attention = cuda_attention,
+    .attention_step = cuda_attention_step,
     .act_mul = cuda_act_mul,
     .add = cuda_add,
     .softcap = cuda_softcap,
+    .step_open = cuda_step_open,
+    .step_close = cuda_step_close,
+    .step_run = cuda_step_run,
     .upload = cuda_upload,
     .download = cuda_download,
 };
@@ -165,4 +169,6 @@ const struct backend_predict_ops cuda_backend_predict_ops = {
     .matrix_mapped_bytes = cuda_matrix_mapped_bytes,
     .linear_scratch = cuda_linear_scratch,
     .attention_scratch = cuda_attention_scratch,
+    .records_steps = cuda_records_steps,
+    .step_host_bytes = cuda_step_host_bytes,
 };

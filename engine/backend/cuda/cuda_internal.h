@@ -79,8 +79,11 @@ struct cuda {
     cudaEvent_t fork, join;    /* to order the two: record on one stream, wait on the other; timing is off */
     bool overlap_launches;     /* programmatic dependent launch is there (compute capability 9.0) */
 
-    bool in_step;              /* a decode step is being captured, or run in its form */
+    bool in_step;              /* a decode step is being recorded, or run in its form */
+    bool recording;            /* it is being recorded */
     struct cuda_step *step;    /* device, tag metadata */
+    void *scratch;             /* while recording: the block that every operation's scratch is, and its size; while run */
+    size_t scratch_bytes;      /* in its form: the most that one took */
 
     uint32_t *linear_counters; /* device, tag metadata; zeros between kernels: linear_kernels.h */
 
@@ -126,6 +129,21 @@ int cuda_device_select(int device, struct plim_err *err);
 /* The fast tier's memory on `device`, for the pool. Touches no device before the pool's first allocation there. */
 void cuda_memory(int device, struct plim_pool_memory *out);
 
+/* ---- steps (step.cu) ---- */
+
+/*
+ * The temporary of an operation that may be part of a step: memory from the pool, or, while a step is recorded, a block
+ * that stays where it is. One at a time. NULL with `err` set when there is none; giving back NULL is allowed.
+ */
+void *cuda_scratch_take(struct backend *backend, enum plim_tag tag, size_t bytes, struct plim_err *err);
+void cuda_scratch_give(struct backend *backend, void *block);
+
+int cuda_step_open(struct backend *backend, struct backend_step **step, struct plim_err *err);
+void cuda_step_close(struct backend *backend, struct backend_step *step);
+int cuda_step_run(struct backend *backend, struct backend_step *step, const struct step_key *key, step_issue *issue,
+                  void *context, struct plim_err *err);
+size_t cuda_step_host_bytes(void);
+
 /* ---- operations, as in backend.h; each is replaced in its own file ---- */
 
 extern const struct backend_ops cuda_backend_ops;
@@ -151,6 +169,9 @@ int cuda_kv_store(struct backend *backend, const struct attention_shape *shape, 
                   size_t rows, size_t first, void *cache_k, void *cache_v, struct plim_err *err);
 int cuda_attention(struct backend *backend, const struct attention_shape *shape, const float *q, const void *cache_k,
                    const void *cache_v, size_t past, size_t rows, float *out, struct plim_err *err);
+int cuda_attention_step(struct backend *backend, const struct attention_shape *shape, float *q, float *k, const float *v,
+                        const float *cos_sin, void *cache_k, void *cache_v, size_t past, float *out, struct plim_err *err);
+bool cuda_records_steps(const struct attention_shape *shape, const struct plim_parameters *parameters);
 struct attention_scratch cuda_attention_scratch(const struct attention_shape *shape, size_t past, size_t rows,
                                                 const struct plim_parameters *parameters);
 

@@ -541,7 +541,7 @@ static int fused_linear(const struct cuda_linear_call *call, struct plim_err *er
     int rc = 0;
 
     if (bytes > 0) {
-        workspace = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, bytes, err);
+        workspace = cuda_scratch_take(backend, PLIM_TAG_WORKSPACE, bytes, err);
         if (!workspace)
             return -1;
     }
@@ -558,7 +558,7 @@ static int fused_linear(const struct cuda_linear_call *call, struct plim_err *er
     }
     if (rc == 0)
         backend->counters.fused_calls++;
-    plim_pool_free(backend->pool, workspace);
+    cuda_scratch_give(backend, workspace);
     return rc;
 }
 

@@ -20,8 +20,9 @@ static __global__ void rope_kernel(float *x, const float *sin_cos, size_t first,
     if (head >= head_count)
         return;
     float c = table[j], s = table[half + j], a = at[0], b = at[half];
-    at[0] = a * c - b * s;
-    at[half] = b * c + a * s;
+    /* Rounded by name, so that a decode step, which rotates inside attention, has the same bits. */
+    at[0] = __fmaf_rn(a, c, -__fmul_rn(b, s));
+    at[half] = __fmaf_rn(b, c, __fmul_rn(a, s));
 }
 
 extern "C" int cuda_rope(struct backend *backend, float *x, const float *sin_cos, size_t first, size_t rows,
