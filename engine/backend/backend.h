@@ -74,6 +74,7 @@ struct backend_counters {
 struct backend_step;
 
 #define STEP_ADDRESSES 4
+#define STEP_RESULT_BYTES ((size_t)4 << 20)
 struct step_key {
     size_t past;                             /* tokens in the cache before this one */
     const void *address[STEP_ADDRESSES];     /* blocks that the operations work on, and that may move between steps */
@@ -156,13 +157,18 @@ struct backend_ops {
     int (*softcap)(struct backend *backend, float *x, float cap, size_t n, struct plim_err *err);
 
     /*
-     * Optional, all three or none: steps that are recorded. step_run calls `issue` when it has to, and counts what a step
+     * Optional, all four or none: steps that are recorded. step_run calls `issue` when it has to, and counts what a step
      * counts. An operation that is part of a step holds at most one temporary at a time.
      */
     int (*step_open)(struct backend *backend, struct backend_step **step, struct plim_err *err);
     void (*step_close)(struct backend *backend, struct backend_step *step);
     int (*step_run)(struct backend *backend, struct backend_step *step, const struct step_key *key, step_issue *issue,
                     void *context, struct plim_err *err);
+    /*
+     * What a step left at `device`, at most STEP_RESULT_BYTES, in host memory that the backend lends until its next
+     * operation: a download without a copy. Waits for it.
+     */
+    int (*step_result)(struct backend *backend, const void *device, size_t bytes, const void **host, struct plim_err *err);
 
     int (*upload)(struct backend *backend, void *device, const void *host, size_t bytes, struct plim_err *err);
     int (*download)(struct backend *backend, void *host, const void *device, size_t bytes, struct plim_err *err);

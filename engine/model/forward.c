@@ -178,7 +178,7 @@ static int chunk(struct pass *p, bool last, const struct plim_forward *forward, 
 
 struct step_context {
     struct pass *pass;
-    struct logits *logits;
+    struct logits logits;   /* on the device only: the backend lends the host what it fetches */
 };
 
 static int issue_step(void *context, struct plim_err *err)
@@ -192,30 +192,33 @@ static int issue_step(void *context, struct plim_err *err)
     plim_pool_set_scope(p->backend->pool, "head");
     if (block_norm(&p->block, hidden, p->model->final_norm, 1, p->config->hidden_size, hidden, err) < 0)
         return -1;
-    return logits_compute(step->logits, p, hidden, 1, err);
+    return logits_compute(&step->logits, p, hidden, 1, err);
 }
 
 /* The token at p->block.first, with hidden open. Its embedding and rope table change each time and are no part of it. */
 static int one_token(struct pass *p, const struct plim_forward *forward, struct plim_err *err)
 {
-    struct logits logits = { 0 };
-    struct step_context step = { p, &logits };
+    struct step_context step = { .pass = p };
+    size_t bytes = p->config->vocab_size * sizeof(float);
+    const void *logits;
     int rc = -1;
 
     if (block_scratch_open(&p->block, 1, err) < 0)
         return -1;
     plim_pool_set_scope(p->backend->pool, "step");
-    if (logits_open(&logits, p, 1, err) < 0 || embed(p, err) < 0)
+    step.logits.device = plim_pool_alloc(p->backend->pool, PLIM_FAST, PLIM_TAG_LOGITS, bytes, err);
+    if (!step.logits.device || embed(p, err) < 0)
         goto out;
-    struct step_key key = { p->block.first, { p->block.hidden, p->block.scratch, logits.device, p->session->cache } };
+    struct step_key key = { p->block.first,
+                            { p->block.hidden, p->block.scratch, step.logits.device, p->session->cache } };
     if (p->ops->step_run(p->backend, p->session->step, &key, issue_step, &step, err) < 0 ||
-        logits_fetch(&logits, p, 1, err) < 0)
+        p->ops->step_result(p->backend, step.logits.device, bytes, &logits, err) < 0)
         goto out;
     p->session->model->engine->forward_chunks++;
-    rc = forward->callback(forward->context, p->block.first, 1, p->config->vocab_size, logits.host, err);
+    rc = forward->callback(forward->context, p->block.first, 1, p->config->vocab_size, logits, err);
 
 out:
-    logits_close(&logits, p);
+    plim_pool_free(p->backend->pool, step.logits.device);
     return rc;
 }
 

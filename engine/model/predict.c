@@ -269,10 +269,10 @@ static void plan_step(struct predictor *p, size_t past, bool repeated)
     uint64_t activations = 4 * (uint64_t)c->hidden_size + scratch_bytes(c, 1);
 
     take(p, PLIM_TAG_ACTIVATIONS, activations);
-    take_logits(p, 1);
+    take(p, PLIM_TAG_LOGITS, 4 * (uint64_t)c->vocab_size);   /* on the device only */
     plan_decoder(p, past, 1, repeated);
     plan_linear(p, &p->shapes[shape_count(p) - 1], 1);
-    give_logits(p, 1);
+    give(p, PLIM_TAG_LOGITS, 4 * (uint64_t)c->vocab_size);
     give(p, PLIM_TAG_ACTIVATIONS, activations);
 }
 

@@ -22,7 +22,7 @@ bool model_records_steps(const struct model_config *config, const char *backend,
 {
     const struct backend_predict_ops *predict = backend_predict(backend);
 
-    if (!predict || !predict->records_steps)
+    if (!predict || !predict->records_steps || config->vocab_size > STEP_RESULT_BYTES / sizeof(float))
         return false;
     for (size_t i = 0; i < config->layer_count; i++) {
         struct attention_shape shape = model_attention_shape(config, i);

@@ -156,6 +156,7 @@ const struct backend_ops cuda_backend_ops = {
     .step_open = cuda_step_open,
     .step_close = cuda_step_close,
     .step_run = cuda_step_run,
+    .step_result = cuda_step_result,
     .upload = cuda_upload,
     .download = cuda_download,
 };

@@ -142,6 +142,7 @@ int cuda_step_open(struct backend *backend, struct backend_step **step, struct p
 void cuda_step_close(struct backend *backend, struct backend_step *step);
 int cuda_step_run(struct backend *backend, struct backend_step *step, const struct step_key *key, step_issue *issue,
                   void *context, struct plim_err *err);
+int cuda_step_result(struct backend *backend, const void *device, size_t bytes, const void **host, struct plim_err *err);
 size_t cuda_step_host_bytes(void);
 
 /* ---- operations, as in backend.h; each is replaced in its own file ---- */

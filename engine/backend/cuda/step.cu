@@ -193,6 +193,22 @@ out:
     return rc;
 }
 
+/* Into a pinned piece; nobody takes that before the caller's next operation. */
+extern "C" int cuda_step_result(struct backend *backend, const void *device, size_t bytes, const void **host,
+                                struct plim_err *err)
+{
+    struct cuda *cuda = cuda_of(backend);
+    struct cuda_piece piece;
+
+    static_assert(STEP_RESULT_BYTES <= CUDA_PIECE_BYTES, "a result fits a piece");
+    if (cuda_staging_take(cuda, &piece, err) < 0)
+        return -1;
+    CUDA_TRY(cudaMemcpyAsync(piece.host, device, bytes, cudaMemcpyDeviceToHost, cuda->stream), err);
+    CUDA_TRY(cudaStreamSynchronize(cuda->stream), err);
+    *host = piece.host;
+    return 0;
+}
+
 extern "C" int cuda_step_open(struct backend *backend, struct backend_step **step, struct plim_err *err)
 {
     *step = (struct backend_step *)plim_pool_calloc(backend->pool, PLIM_HOST, PLIM_TAG_METADATA, 1, sizeof **step, err);
