@@ -83,7 +83,7 @@ static int add_program(XXH3_state_t *state, struct plim_err *err)
 
 static int make_key(const struct plim_quantize_options *o, const char *model, uint64_t *key, struct plim_err *err)
 {
-    uint64_t shape[3] = { o->measurement_rows, o->measurement_length, o->seed };
+    uint64_t shape[4] = { o->measurement_rows, o->measurement_length, o->seed, o->as_exllamav2 };
     XXH3_state_t *state = XXH3_createState();
     int rc = -1;
 

@@ -55,10 +55,21 @@ struct curve {
 
 /* ---- gathering ---- */
 
-/* What was predicted for a metric: predicted_peak_bytes for the total, predicted_TAG_bytes for peak_TAG_bytes. */
+/* Whether what stands behind the curve is the dense model's value. */
+static bool has_dense_value(const char *metric)
+{
+    return strcmp(metric, "perplexity") == 0;
+}
+
+/*
+ * What stands behind a metric's curve: what was predicted for it (predicted_peak_bytes for the total, predicted_TAG_bytes
+ * for peak_TAG_bytes), or what the dense model has.
+ */
 static const struct metric *find_prediction(const struct result_case *c, const char *metric)
 {
     char name[96];
+    if (has_dense_value(metric))
+        return case_find_metric(c, "reference_perplexity");
     if (strcmp(metric, "peak_requested_fast_bytes") == 0)
         return case_find_metric(c, "predicted_peak_bytes");
     if (strncmp(metric, "peak_", 5) != 0)
@@ -221,7 +232,7 @@ static void put_data(FILE *out, const struct curve *curve)
 /* "256 Ki", "1.5": counts as people write them. */
 static char *format_x(double x, char *buffer, size_t size)
 {
-    if (x == floor(x) && x >= 1024)
+    if (x >= 1024 && fmod(x, 128) == 0)
         return plim_format_count(buffer, size, (uint64_t)x);
     return format_number(buffer, size, x);
 }
@@ -357,7 +368,7 @@ static void put_series(FILE *out, const struct curve *curve, size_t i)
 /* What the marks mean that this plot really has. */
 static void put_notes(FILE *out, const struct curve *curve)
 {
-    bool failed = false, knee = false, predicted = false, spread = false;
+    bool failed = false, knee = false, predicted = false, dense = false, spread = false;
     const char *notes[NOTE_LIMIT];
     int count = 0;
     for (size_t i = 0; i < curve->series_count; i++) {
@@ -366,7 +377,7 @@ static void put_notes(FILE *out, const struct curve *curve)
             failed |= curve->series[i].points[k].failed;
             for (size_t p = 0; p < curve->panels; p++) {
                 const struct value *v = &curve->series[i].points[k].y[p];
-                predicted |= !isnan(v->predicted);
+                *(has_dense_value(curve->y[p]) ? &dense : &predicted) |= !isnan(v->predicted);
                 spread |= v->high > v->low;
             }
         }
@@ -377,6 +388,8 @@ static void put_notes(FILE *out, const struct curve *curve)
     }
     if (predicted)
         notes[count++] = "wide pale line: predicted";
+    if (dense)
+        notes[count++] = "wide pale line: the dense model";
     if (spread)
         notes[count++] = "bar: middle half of the samples";
     if (failed)

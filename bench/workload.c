@@ -56,7 +56,7 @@ static const struct argument_row perplexity_arguments[] = {
     ROW_END
 };
 
-static const char *const layer_methods[] = { "gptq", "rtn", "factor", NULL };
+static const char *const layer_methods[] = { "gptq", "exllamav2", "rtn", "factor", NULL };
 static const char *const layer_bits[] = { "2", "3", "4", "5", "6", "8", NULL };
 
 static const struct argument_row quantize_layer_arguments[] = {
@@ -66,18 +66,19 @@ static const struct argument_row quantize_layer_arguments[] = {
     { "length", ARGUMENT_COUNT, "512", 1, TOKENS_LIMIT, NULL, "tokens of each" },
     { "bits", ARGUMENT_CHOICE, "4", 0, 0, layer_bits, "the layout of a head of so many bits" },
     { "method", ARGUMENT_CHOICE, "gptq", 0, 0, layer_methods,
-      "gptq; rtn: rounding to nearest; factor: Hessian, permutation, factor and inverse only" },
+      "gptq; exllamav2: GPTQ with its scales and damping; rtn: rounding to nearest; factor: Hessian, factor and inverse only" },
     { "seed", ARGUMENT_COUNT, "1", 0, SEED_LIMIT, NULL, "of weights and activations" },
     ROW_END
 };
 
-static const char *const quantize_methods[] = { "gptq", "rtn", NULL };
+static const char *const quantize_methods[] = { "gptq", "exllamav2", "rtn", NULL };
 static const char *const measurements[] = { "own", "shared", NULL };
 
 static const struct argument_row quantize_arguments[] = {
     { "bpw", ARGUMENT_NUMBER, "4", 0.1, 16, NULL, "target bits per weight of the decoder" },
     { "head_bits", ARGUMENT_COUNT, "6", 2, 8, NULL, "bits of the output head: 2, 3, 4, 5, 6 or 8" },
-    { "method", ARGUMENT_CHOICE, "gptq", 0, 0, quantize_methods, "gptq; rtn: rounding to nearest" },
+    { "method", ARGUMENT_CHOICE, "gptq", 0, 0, quantize_methods,
+      "gptq; exllamav2: GPTQ with its scales and damping; rtn: rounding to nearest" },
     { "calibration", ARGUMENT_FILE, "", 0, 0, NULL, ".txt, .jsonl or .safetensors; empty: the built-in mix, or random ids where there is no tokenizer" },
     { "rows", ARGUMENT_COUNT, "8", 0, TOKENS_LIMIT, NULL, "calibration rows; 0: as plimsoll quantize" },
     { "length", ARGUMENT_COUNT, "512", 0, TOKENS_LIMIT, NULL, "tokens of each; 0: as plimsoll quantize" },

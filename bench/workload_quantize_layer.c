@@ -16,6 +16,7 @@ static struct plim_quantize_layer_options options_of(const struct facts *argumen
         .rows = (size_t)argument_count(arguments, "rows"),
         .length = (size_t)argument_count(arguments, "length"),
         .bits = atoi(argument_text(arguments, "bits")),
+        .as_exllamav2 = strcmp(method, "exllamav2") == 0,
         .round_to_nearest = strcmp(method, "rtn") == 0,
         .factor_only = strcmp(method, "factor") == 0,
         .seed = (uint64_t)argument_count(arguments, "seed"),

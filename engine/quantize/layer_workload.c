@@ -120,6 +120,7 @@ static int make_hessian(struct layer_run *r, struct hessian *h, struct hessian_r
 {
     if (hessian_init(h, r->backend, r->options->in_features, err) < 0)
         return -1;
+    h->as_exllamav2 = r->options->as_exllamav2;
     for (size_t row = 0; row < r->options->rows; row++) {
         meter_enter(&r->meter, PLIM_QUANTIZE_OTHER);
         make_row(r, row);

@@ -118,6 +118,9 @@ Test(layer, takes_the_memory_that_was_predicted_to_the_byte)
             options.round_to_nearest = true;
             check_prediction(&options, settings[s]);
         }
+        options.round_to_nearest = false;
+        options.as_exllamav2 = true;
+        check_prediction(&options, settings[s]);
         options = (struct plim_quantize_layer_options){ .in_features = 608, .out_features = 32, .rows = 1, .length = 20,
                                                         .bits = 6 };
         check_prediction(&options, settings[s]);

@@ -141,6 +141,7 @@ struct plim_quantize_layer_options {
     size_t out_features;              /* N */
     size_t rows, length;              /* calibration: sequences, and tokens in each */
     int bits;                         /* 2, 3, 4, 5, 6 or 8: the layout of that head_bits, mixed widths and all */
+    bool as_exllamav2;                /* with its damping and its scale search */
     bool round_to_nearest;            /* no factor, no error feedback */
     bool factor_only;                 /* Hessian, permutation, factor and inverse, no weights: out_features and bits
                                          are not looked at */
