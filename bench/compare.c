@@ -32,7 +32,7 @@ struct compare_policy compare_policy_default(void)
         .system_fail_bytes = 10 * MIB,
         .timing_effect = 0.03,
         .timing_min_samples = 5,
-        .bootstrap = { .level = 0.99, .resamples = 10000, .seed = 20261124 },
+        .timing_level = 0.99,
     };
     time_t now = time(NULL);
     struct tm utc;

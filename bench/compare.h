@@ -79,7 +79,7 @@ struct compare_policy {
     double timing_effect;
     size_t timing_min_samples;
     char today[11];                   /* "2026-11-24", UTC: allowances end */
-    struct bootstrap_options bootstrap;
+    double timing_level;              /* of the interval of a ratio of medians */
 };
 
 /* The figures above. */

@@ -189,7 +189,7 @@ static int compare_timing(struct finding *f, const struct compare_policy *policy
     bool is_rate = after->direction == DIRECTION_HIGHER;
     const struct metric *low = is_rate ? after : before, *high = is_rate ? before : after;
     if (bootstrap_median_ratio(low->samples, low->sample_count, high->samples, high->sample_count,
-                               &policy->bootstrap, &f->slowdown, err) < 0)
+                               policy->timing_level, &f->slowdown, err) < 0)
         return -1;
     f->worse = f->slowdown.estimate - 1;
     if (fewest < policy->timing_min_samples) {

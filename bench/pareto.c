@@ -188,7 +188,7 @@ static int judge_point(struct loss *loss, const struct pareto_point *before, con
         return 0;
     const struct metric *a = loss->now->speed, *b = before->speed;
     /* Speeds: how many times slower is old over new. */
-    if (bootstrap_median_ratio(a->samples, a->sample_count, b->samples, b->sample_count, &policy->bootstrap,
+    if (bootstrap_median_ratio(a->samples, a->sample_count, b->samples, b->sample_count, policy->timing_level,
                                &loss->slowdown, err) < 0)
         return -1;
     bool few = a->sample_count < policy->timing_min_samples || b->sample_count < policy->timing_min_samples;

@@ -31,7 +31,6 @@ static void check_comparison(const struct result *result)
     struct plim_err err = PLIM_ERR_INIT;
     struct comparison comparison = COMPARISON_INIT;
     struct compare_policy policy = compare_policy_default();
-    policy.bootstrap.resamples = 20;
     FUZZ_CLAIM(compare_results(&comparison, result, result, &policy, &err) == 0);
     comparison_sort(&comparison);
     FUZZ_CLAIM(comparison.counts[VERDICT_BROKEN] == 0 && comparison.counts[VERDICT_NEW] == 0);

@@ -91,7 +91,6 @@ Test(gate_control, noise_hides_no_control)
             struct gate_control c;
             struct plim_err err = PLIM_ERR_INIT;
 
-            policy.bootstrap.resamples = 1000;
             noise_start(&machine.noise, model, seed, 2);
             cr_assert_eq(gate_control_run(&result, &policy, &options, &c, &err), 0, "%s", err.message);
             cr_expect_null(gate_control_missed(&c), "%s, seed %d", model->name, (int)seed);
