@@ -23,6 +23,7 @@ struct conversion {
     struct meter meter;
     struct plim_progress progress;
     uint64_t steps_done;                      /* of the progress bar */
+    uint64_t checkpoint_ns;                   /* when states were last saved (checkpoint.h) */
 
     /* One stage's rows at a time. */
     struct block_run run;

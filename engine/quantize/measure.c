@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "checkpoint.h"
 #include "conversion.h"
 
 static void record_name(size_t index, char name[40])
@@ -252,13 +253,20 @@ out:
 int measure_blocks(struct conversion *c, struct plim_err *err)
 {
     size_t end = c->block_count;   /* behind the last block without a record */
+    size_t begin = 0;              /* first one without */
     int rc = 0;
 
     while (end > 0 && has_record(c, end - 1))
         end--;
+    while (begin < end && has_record(c, begin))
+        begin++;
     if (end > 0 && conversion_rows_open(c, &c->calibration.measurement, err) < 0)
         return -1;
-    for (size_t i = 0; i < end && rc == 0; i++) {
+    if (end > 0)
+        begin = checkpoint_load(c, "measure", begin);
+    c->job.resumed |= begin > 0;
+    c->steps_done = begin;
+    for (size_t i = begin; i < end && rc == 0; i++) {
         bool known = has_record(c, i);
         c->job.resumed |= known;
         rc = known ? pass_block(c, i, err) : measure_block(c, i, err);
@@ -266,8 +274,13 @@ int measure_blocks(struct conversion *c, struct plim_err *err)
         c->current = c->target;
         c->target = done;
         c->steps_done++;
+        if (rc == 0 && i + 1 < end)
+            checkpoint_save(c, "measure", i + 1);
     }
     conversion_rows_close(c);
     c->steps_done = c->block_count;
-    return rc < 0 ? plim_err_wrap(err, "measuring") : write_measurement(c, err);
+    if (rc < 0)
+        return plim_err_wrap(err, "measuring");
+    checkpoint_clear(c, "measure");
+    return write_measurement(c, err);
 }

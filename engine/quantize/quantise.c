@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "checkpoint.h"
 #include "conversion.h"
 #include "stored_layer.h"
 
@@ -402,19 +403,28 @@ out:
 int quantise_blocks(struct conversion *c, struct plim_err *err)
 {
     size_t end = c->block_count + 1;   /* behind the last one that is not done; the head is the last of all */
+    size_t begin = 0;                  /* first one that is not done */
     int rc = 0;
 
     while (end > 0 && is_done(c, end - 1))
         end--;
+    while (begin < end && is_done(c, begin))
+        begin++;
     if (end > 0 && conversion_rows_open(c, &c->calibration.quantisation, err) < 0)
         return -1;
-    for (size_t i = 0; i < end && rc == 0; i++) {
+    if (end > 0)
+        begin = checkpoint_load(c, "quantise", begin);
+    c->steps_done += begin;
+    for (size_t i = begin; i < end && rc == 0; i++) {
         bool known = is_done(c, i);
         rc = known ? pass_block(c, i, err) : i == c->block_count ? quantise_head(c, err) : quantise_block(c, i, err);
         c->steps_done++;
+        if (rc == 0 && i + 1 < end)
+            checkpoint_save(c, "quantise", i + 1);
     }
     conversion_rows_close(c);
     if (rc < 0)
         return plim_err_wrap(err, "quantising");
+    checkpoint_clear(c, "quantise");
     return gather_records(c, err);
 }

@@ -1,6 +1,10 @@
 #include "states.h"
 
+#include <inttypes.h>
+#include <string.h>
+
 #include "model.h"
+#include "plimsoll/file.h"
 #include "plimsoll/units.h"
 
 int states_open(struct states *s, struct plim_pool *pool, size_t rows, size_t length, size_t width,
@@ -37,4 +41,66 @@ void states_set_aside(struct states *s, size_t row)
     if (plim_pool_host_tier(s->pool) == PLIM_SLOW)
         return;
     model_drop_pages(s->row[row], s->length * s->width * sizeof(float));
+}
+
+/* A file's first bytes; the rows follow, as they lie in memory. */
+struct states_header {
+    char magic[8];
+    uint64_t rows, length, width;
+};
+
+static struct states_header header_of(const struct states *s)
+{
+    return (struct states_header){ "PLIMSTA", s->rows, s->length, s->width };
+}
+
+static size_t row_bytes(const struct states *s)
+{
+    return s->length * s->width * sizeof(float);
+}
+
+int states_save(struct states *s, const char *path, struct plim_err *err)
+{
+    struct plim_atomic_file file = PLIM_ATOMIC_FILE_INIT;
+    struct states_header header = header_of(s);
+    int rc = -1;
+
+    if (plim_atomic_open(&file, path, err) < 0 || plim_atomic_write(&file, &header, sizeof header, err) < 0)
+        goto out;
+    for (size_t i = 0; i < s->rows; i++) {
+        if (plim_atomic_write(&file, s->row[i], row_bytes(s), err) < 0)
+            goto out;
+        states_set_aside(s, i);
+    }
+    rc = plim_atomic_commit(&file, err);
+
+out:
+    plim_atomic_release(&file);
+    return rc;
+}
+
+int states_load(struct states *s, const char *path, struct plim_err *err)
+{
+    struct states_header header = header_of(s);
+    struct plim_map map;
+    int rc = -1;
+
+    if (plim_map_open(&map, path, err) < 0)
+        return -1;
+    if (map.bytes != sizeof header + s->rows * row_bytes(s) || memcmp(map.data, &header, sizeof header) != 0) {
+        plim_err_input(err, "%s does not hold states of %zu rows of %zu tokens, %zu wide", path, s->rows, s->length,
+                       s->width);
+        goto out;
+    }
+    for (size_t i = 0; i < s->rows; i++) {
+        const uint8_t *from = map.data + sizeof header + i * row_bytes(s);
+        memcpy(s->row[i], from, row_bytes(s));
+        states_set_aside(s, i);
+        model_drop_pages(from, row_bytes(s));
+    }
+    rc = 0;
+
+out:
+    plim_map_close(&map);
+    return rc;
 }

@@ -30,4 +30,11 @@ void states_close(struct states *states);
 /* Takes a row that was worked on out of the resident set, where a file holds its contents. */
 void states_set_aside(struct states *states, size_t row);
 
+/*
+ * All rows in one file that is either whole or not there. Loading wants the shape that the states have; a file of another
+ * one or of another length is an error (kind input), before any row has changed.
+ */
+int states_save(struct states *states, const char *path, struct plim_err *err);
+int states_load(struct states *states, const char *path, struct plim_err *err);
+
 #endif

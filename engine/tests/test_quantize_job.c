@@ -71,6 +71,8 @@ static void kill_many(int kills, bool measure, uint64_t seed)
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     double whole_s = (double)(plim_now_ns() - start) / 1e9;
 
+    /* Half the moments are then within a save of the states. */
+    options.checkpoint_s = 1e-9;
     char output[256];
     for (int killed = 0; killed < kills || in_a_row > 0;) {
         snprintf(name, sizeof name, "out%d", jobs);
@@ -110,6 +112,70 @@ Test(job, survives_fifty_kills_with_measurement, .timeout = 900)
         kill_many(50, true, 2);
     else
         kill_many(2, true, 2);
+}
+
+static void note_going_on(void *context, const char *line)
+{
+    bool *told = context;
+    *told |= strstr(line, "goes on before block") != NULL;
+}
+
+static bool has_saved_states(const struct scratch *s, const char *stage)
+{
+    for (int block = 1; block <= 4; block++) {
+        char name[64];
+        snprintf(name, sizeof name, "out.job/states-%s-%05d.bin", stage, block);
+        if (access(scratch_path(s, name), F_OK) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Kills a conversion once it has saved states of `stage`, and goes on: from there, to the same bytes; nothing stays. */
+static void go_on_from_saved_states(const char *stage, bool damaged)
+{
+    struct scratch s;
+    bool told = false;
+    int status;
+    char whole[256], out[256];
+    scratch_make(&s);
+    snprintf(whole, sizeof whole, "%s", scratch_path(&s, "whole"));
+    snprintf(out, sizeof out, "%s", scratch_path(&s, "out"));
+    struct plim_quantize_options options = quick_options(whole);
+    options.measurement = NULL;
+    convert_well(&options, "cpu_threads=1", NULL);
+    options.output_directory = out;
+    options.checkpoint_s = 1e-9;
+    pid_t child = start_conversion(&options);
+    while (!has_saved_states(&s, stage) && waitpid(child, &status, WNOHANG) == 0)
+        nanosleep(&(struct timespec){ 0, 200000 }, NULL);
+    kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+    bool saved = has_saved_states(&s, stage);
+    for (int block = 1; damaged && block <= 4; block++) {
+        char name[64];
+        snprintf(name, sizeof name, "out.job/states-%s-%05d.bin", stage, block);
+        if (access(scratch_path(&s, name), F_OK) == 0)
+            cr_assert_eq(truncate(scratch_path(&s, name), 1000), 0);
+    }
+    options.log = note_going_on;
+    options.log_context = &told;
+    convert_well(&options, "cpu_threads=1", NULL);
+    cr_assert_eq(told, saved && !damaged);
+    check_same_model(whole, out);
+    cr_assert_not(has_saved_states(&s, "measure") || has_saved_states(&s, "quantise"));
+    scratch_remove(&s);
+}
+
+Test(job, goes_on_from_saved_states)
+{
+    go_on_from_saved_states("measure", false);
+    go_on_from_saved_states("quantise", false);
+}
+
+Test(job, computes_states_again_where_the_saved_ones_are_damaged)
+{
+    go_on_from_saved_states("quantise", true);
 }
 
 /* ---- refused ---- */

@@ -84,6 +84,7 @@ struct plim_quantize_options {
     const char *measurement;          /* measurement.json of an earlier job of this model, or ExLlamaV2's; NULL: measure */
     bool measure_only;                /* ends once the job directory has measurement.json; no output is written */
     uint64_t shard_bytes;             /* 0: 8192 MiB */
+    double checkpoint_s;              /* least time between saves of the calibration states to the job directory; 0: 180 */
     bool round_to_nearest;            /* for comparison: same order, groups, scales and allocation, no error feedback */
     bool as_exllamav2;                /* its damping and its scale search: the same inputs give the same codes as its own,
                                          with more error than by ours */
