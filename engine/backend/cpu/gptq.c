@@ -2,6 +2,7 @@
 
 #include <cblas.h>
 #include <math.h>
+#include <string.h>
 
 #include "cpu.h"
 #include "gptq_kernels.h"
@@ -142,6 +143,8 @@ int cpu_scale_search(struct backend *backend, const float *w, size_t rows, size_
 
 /* ---- our own search ---- */
 
+_Static_assert((GPTQ_CANDIDATES - FIT_MAXIMA) * sizeof(double) >= FIT_MAXIMA * GPTQ_TILE, "room for levels");
+
 struct scale_fit {
     const struct gptq_kernels *kernels;
     const float *w;
@@ -150,11 +153,15 @@ struct scale_fit {
     float *base;               /* [N]: the column's largest magnitude, then the scale that takes it to the range's end */
     const float *u;
     size_t u_stride;
+    struct group_scales tried[FIT_MAXIMA];
+    float level_scale[FIT_MAXIMA][17];
     double *sums;              /* [FIT_MAXIMA, tiles] */
-    uint8_t *levels;           /* [N], of the maximum that was fitted last */
-    float scale_max, level_scale[17];
-    size_t maximum, tiles;
+    uint8_t *levels;           /* [FIT_MAXIMA, N] */
+    size_t tiles;
 };
+
+/* A tile of so many rows is fitted in a copy: rows a power of two apart would share the cache's few lines. */
+#define FIT_COPY_ROWS 128
 
 static void set_level_scales(float level_scale[17], const struct group_scales *scales)
 {
@@ -170,58 +177,68 @@ static void fit_maximum(void *context, size_t tile)
                            f->base + column);
 }
 
-static void fit_tile(void *context, size_t tile)
+static int clamp_level(int level)
 {
-    struct scale_fit *f = context;
-    size_t column = tile * GPTQ_TILE, columns = tile_columns(f->out_features, tile);
+    return level < 1 ? 1 : level > 16 ? 16 : level;
+}
+
+/* The best level of each column for one size of the maximum; returns the sum of their errors. */
+static double fit_levels(const struct scale_fit *f, const float *w, size_t stride, size_t column, size_t columns,
+                         size_t maximum)
+{
     float best[GPTQ_TILE], errors[GPTQ_TILE], scales[GPTQ_TILE];
+    uint8_t *levels = f->levels + maximum * f->out_features + column;
     int nearest[GPTQ_TILE];
+    /* A group of zeros: any scale serves, and zero must not divide. */
+    float scale_max = fmaxf(half_to_float(f->tried[maximum].scale_max), 1e-30f);
     double sum = 0;
 
     for (size_t n = 0; n < columns; n++) {
-        float level = rintf(16.0f * sqrtf(f->base[column + n] / f->scale_max));
+        float level = rintf(16.0f * sqrtf(f->base[column + n] / scale_max));
         nearest[n] = level < 1.0f ? 1 : level > 16.0f ? 16 : (int)level;
         best[n] = INFINITY;
     }
     for (int step = -FIT_LEVELS_BELOW; step <= FIT_LEVELS_ABOVE; step++) {
-        for (size_t n = 0; n < columns; n++) {
-            int level = nearest[n] + step;
-            scales[n] = f->level_scale[level < 1 ? 1 : level > 16 ? 16 : level];
-        }
-        f->kernels->weighted_error(f->w + column, f->out_features, f->rows, columns, f->bits, scales, f->u,
-                                   f->u_stride, errors);
-        for (size_t n = 0; n < columns; n++) {
-            int level = nearest[n] + step;
+        for (size_t n = 0; n < columns; n++)
+            scales[n] = f->level_scale[maximum][clamp_level(nearest[n] + step)];
+        f->kernels->weighted_error(w, stride, f->rows, columns, f->bits, scales, f->u, f->u_stride, errors);
+        for (size_t n = 0; n < columns; n++)
             if (errors[n] < best[n]) {
                 best[n] = errors[n];
-                f->levels[column + n] = (uint8_t)(level < 1 ? 1 : level > 16 ? 16 : level);
+                levels[n] = (uint8_t)clamp_level(nearest[n] + step);
             }
-        }
     }
     for (size_t n = 0; n < columns; n++)
         sum += (double)best[n];
-    f->sums[f->maximum * f->tiles + tile] = sum;
+    return sum;
 }
 
-static struct group_scales try_maximum(struct backend *backend, struct scale_fit *fit, size_t maximum, float largest)
+static void fit_tile(void *context, size_t tile)
 {
-    struct group_scales scales = group_scales_of(largest * (FIT_FIRST + FIT_STEP * (float)maximum));
-    fit->maximum = maximum;
-    /* A group of zeros: any scale serves, and zero must not divide. */
-    fit->scale_max = fmaxf(half_to_float(scales.scale_max), 1e-30f);
-    set_level_scales(fit->level_scale, &scales);
-    cpu_run_tasks(backend, fit->tiles, fit_tile, fit);
-    return scales;
+    struct scale_fit *f = context;
+    size_t column = tile * GPTQ_TILE, columns = tile_columns(f->out_features, tile), stride = f->out_features;
+    float copy[FIT_COPY_ROWS][GPTQ_TILE];
+    const float *w = f->w + column;
+
+    if (f->rows <= FIT_COPY_ROWS) {
+        for (size_t r = 0; r < f->rows; r++)
+            memcpy(copy[r], w + r * stride, columns * sizeof *w);
+        w = copy[0];
+        stride = GPTQ_TILE;
+    }
+    for (size_t i = 0; i < FIT_MAXIMA; i++)
+        f->sums[i * f->tiles + tile] = fit_levels(f, w, stride, column, columns, i);
 }
 
-static size_t best_maximum(const struct scale_fit *fit)
+/* Sums over tiles in order, so that the number of threads changes nothing. */
+static size_t best_maximum(const struct scale_fit *f)
 {
     double best = INFINITY;
     size_t best_index = 0;
     for (size_t i = 0; i < FIT_MAXIMA; i++) {
         double sum = 0;
-        for (size_t t = 0; t < fit->tiles; t++)
-            sum += fit->sums[i * fit->tiles + t];
+        for (size_t t = 0; t < f->tiles; t++)
+            sum += f->sums[i * f->tiles + t];
         if (sum < best) {
             best = sum;
             best_index = i;
@@ -248,7 +265,8 @@ int cpu_fit_scales(struct backend *backend, const float *w, size_t rows, size_t 
         .u = u,
         .u_stride = u_stride,
         .sums = (double *)(void *)(scratch + search_base_bytes(out_features)),
-        .levels = levels,
+        /* Behind the sums there is room for as many again of GPTQ_CANDIDATES a tile: more than 8 bytes a column. */
+        .levels = scratch + search_base_bytes(out_features) + FIT_MAXIMA * tiles * sizeof(double),
         .tiles = tiles,
     };
     float half_range = (float)((1u << bits) - 1) / 2.0f, largest = 0;
@@ -258,9 +276,14 @@ int cpu_fit_scales(struct backend *backend, const float *w, size_t rows, size_t 
         fit.base[n] /= half_range;
         largest = fmaxf(largest, fit.base[n]);
     }
-    for (size_t i = 0; i < FIT_MAXIMA; i++)
-        try_maximum(backend, &fit, i, largest);
-    *scales = try_maximum(backend, &fit, best_maximum(&fit), largest);
+    for (size_t i = 0; i < FIT_MAXIMA; i++) {
+        fit.tried[i] = group_scales_of(largest * (FIT_FIRST + FIT_STEP * (float)i));
+        set_level_scales(fit.level_scale[i], &fit.tried[i]);
+    }
+    cpu_run_tasks(backend, tiles, fit_tile, &fit);
+    size_t best = best_maximum(&fit);
+    *scales = fit.tried[best];
+    memcpy(levels, fit.levels + best * out_features, out_features);
     plim_pool_free(backend->pool, scratch);
     return 0;
 }
