@@ -119,11 +119,27 @@ static int load_norms(struct plim_model *model, struct plim_err *err)
 
 /* ---- matrices ---- */
 
+static void drop_source(const struct linear_source *source)
+{
+    const struct exl2_tensors *exl2 = &source->exl2;
+
+    if (source->is_exl2)
+        model_drop_pages(exl2->q_weight, exl2->word_rows * exl2->out_features * sizeof *exl2->q_weight);
+    else
+        model_drop_pages(source->weight, source->in_features * source->out_features * dtype_bytes(source->dtype));
+}
+
 static int load_matrix(struct plim_model *model, struct matrix *matrix, const struct matrix_view *view,
                        struct plim_err *err)
 {
     struct backend *backend = &model->engine->backend;
-    return backend->ops->matrix_init(backend, matrix, &view->source, err);
+
+    if (backend->ops->matrix_init(backend, matrix, &view->source, err) < 0)
+        return -1;
+    /* What was copied to a device is not looked at again: it would only sit in this process' resident set. */
+    if (!backend->ops->unified_memory)
+        drop_source(&view->source);
+    return 0;
 }
 
 /* What is known of a layer without its weights. */
@@ -161,15 +177,15 @@ static int load_head(struct plim_model *model, struct plim_err *err)
 
 /*
  * The embedding stays where it is. Its rows are checked when they are looked up, not here: that would read the whole
- * table, a gigabyte for 128 Ki tokens of 4096, to use a few rows of it. A head that is the embedding has been checked
- * and counted by the backend already.
+ * table, a gigabyte for 128 Ki tokens of 4096, to use a few rows of it. A head that is the embedding, and stays where it is
+ * too, has been checked and counted by the backend already.
  */
 static int load_embedding(struct plim_model *model, struct plim_err *err)
 {
     model->embedding = model_embedding(&model->files, err);
     if (!model->embedding)
         return -1;
-    if (model_head_is_embedding(&model->files))
+    if (model_head_is_embedding(&model->files) && model->engine->backend.ops->unified_memory)
         return 0;
     model->mapped_bytes = model->embedding->bytes;
     plim_pool_note_mapped(pool_of(model), (int64_t)model->mapped_bytes);

@@ -184,7 +184,7 @@ static int plan_load(struct predictor *p, const char *directory, struct plim_err
         take(p, PLIM_TAG_WEIGHTS, p->ops->matrix_bytes(&p->shapes[i], p->parameters));
         take_host(p, PLIM_TAG_WEIGHTS_MAPPED, p->ops->matrix_mapped_bytes(&p->shapes[i]));
     }
-    if (!model_head_is_embedding(&p->files))
+    if (!model_head_is_embedding(&p->files) || p->host != &p->fast)
         take_host(p, PLIM_TAG_WEIGHTS_MAPPED, embedding->bytes);
     return 0;
 }

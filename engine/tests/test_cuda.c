@@ -2,10 +2,12 @@
 
 #include <criterion/hooks.h>
 #include <criterion/stats.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 
 #include "plimsoll/random.h"
 
@@ -37,15 +39,41 @@ ReportHook(POST_ALL)(struct criterion_global_stats *stats)
         printf("no CUDA device: %zu tests skipped (%s)\n", stats->tests_skipped, err.message);
 }
 
-void cuda_require(void)
+/* Shared by tests that can stand others beside them; the process' end, which is the test's, gives it back. */
+static void lock_device(int how)
+{
+    static int fd = -1;
+    const char *directory = getenv("TMPDIR");
+    char path[200];
+
+    if (fd >= 0)
+        return;
+    snprintf(path, sizeof path, "%.150s/plimsoll-test-cuda.lock", directory && *directory ? directory : "/tmp");
+    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    cr_assert_geq(fd, 0, "%s", path);
+    cr_assert_eq(flock(fd, how), 0);
+}
+
+static void require(int how)
 {
     const char *required = getenv("PLIMSOLL_REQUIRE_CUDA");
     struct plim_err err = PLIM_ERR_INIT;
 
+    lock_device(how);
     if (try_device(&err) == 0)
         return;
     cr_assert(!required || strcmp(required, "1") != 0, "%s", err.message);
     cr_skip_test("%s", err.message);
+}
+
+void cuda_require(void)
+{
+    require(LOCK_SH);
+}
+
+void cuda_require_alone(void)
+{
+    require(LOCK_EX);
 }
 
 void cuda_fixture_open_with(struct cuda_fixture *f, const struct plim_pool_options *options, const char *settings)

@@ -26,8 +26,12 @@ struct cuda_fixture {
     struct backend backend;
 };
 
-/* Ends the test as skipped (or failed) when no device can be used. For tests that open things themselves. */
+/*
+ * Ends the test as skipped (or failed) when no device can be used. For tests that open things themselves. Tests run side by
+ * side; one that fills the device begins with cuda_require_alone, and then no other holds anything there.
+ */
 void cuda_require(void);
+void cuda_require_alone(void);
 
 void cuda_fixture_open(struct cuda_fixture *f);
 

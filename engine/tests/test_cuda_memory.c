@@ -64,6 +64,7 @@ Test(cuda_memory, a_real_end_of_memory_is_an_outcome)
     struct plim_pool_refusal refusal;
     float one = 1, *x;
 
+    cuda_require_alone();
     cuda_fixture_open(&f);
     struct plim_pool_stats before = stats_of(&f);
     cr_assert_null(plim_pool_alloc(f.pool, PLIM_FAST, PLIM_TAG_KV_CACHE, (size_t)200 << 30, &err));
@@ -92,6 +93,7 @@ Test(cuda_memory, a_full_device_serves_what_was_freed)
     void *blocks[MOST];
     size_t count = 0;
 
+    cuda_require_alone();
     cuda_fixture_open(&f);
     while (count < MOST && (blocks[count] = plim_pool_alloc(f.pool, PLIM_FAST, PLIM_TAG_WEIGHTS, (size_t)1 << 30, &err)))
         count++;
