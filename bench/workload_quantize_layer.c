@@ -78,7 +78,7 @@ int workload_quantize_layer(struct workload_run *run, struct plim_err *err)
         goto out;
     took_ns = plim_now_ns() - start.wall_ns;
     spent = stopwatch_stop(&m, &start);
-    if (plim_quantize_layer_predict("cpu", &run->parameters, &options, &predicted, err) < 0 ||
+    if (plim_quantize_layer_predict(NULL, &run->parameters, &options, &predicted, err) < 0 ||
         report_number(&m, "quantize_time_ns",
                       (double)(worked_ns(&result.usage) + stopwatch_planted_ns(&spent, took_ns)), err) < 0 ||
         report_cpu_time(&m, &spent, err) < 0 || report_usage(&m, &result.usage, err) < 0 ||

@@ -498,11 +498,12 @@ int plim_quantize_layer_predict(const char *backend, const struct plim_parameter
                                 const struct plim_quantize_layer_options *o, struct plim_quantize_usage *usage,
                                 struct plim_err *err)
 {
-    const struct quantize_ops *ops = backend_quantize_ops(backend);
+    const char *name = backend ? backend : plim_parameters_backend(parameters);
+    const struct quantize_ops *ops = backend_quantize_ops(name);
 
     *usage = (struct plim_quantize_usage){ 0 };
     if (!ops)
-        return plim_err_input(err, "backend %s has no quantizer", backend);
+        return plim_err_input(err, "backend %s has no quantizer", name);
     if (check_options(o, err) < 0)
         return -1;
     if (ops->wait)

@@ -189,9 +189,7 @@ static int identify(struct conversion *c, struct plim_err *err)
         !cJSON_AddBoolToObject(identity, "as_exllamav2", o->as_exllamav2) ||
         !cJSON_AddStringToObject(identity, "instruction_set", plim_isa_name(isa)) ||
         !cJSON_AddStringToObject(identity, "blas_core", core) ||
-        /* Not on the processor, whose jobs of earlier versions go on. */
-        (!c->engine->backend.ops->unified_memory &&
-         !cJSON_AddStringToObject(identity, "backend", c->engine->backend.ops->name))) {
+        !cJSON_AddStringToObject(identity, "backend", c->engine->backend.ops->name)) {
         json_memory(err);
         goto out;
     }

@@ -60,7 +60,7 @@ int convert(const struct plim_quantize_options *options, const char *settings, s
     struct plim_engine *engine;
     bool keep = summary != NULL;
 
-    cr_assert_eq(plim_engine_open(&engine, "cpu", &parameters, NULL, err), 0, "%s", err->message);
+    cr_assert_eq(plim_engine_open(&engine, NULL, &parameters, NULL, err), 0, "%s", err->message);
     if (!summary)
         summary = &own;
     int rc = plim_quantize(engine, options, summary, err);

@@ -22,7 +22,7 @@ extern "C" {
  * leaves 1e-5, and on the diagonal more than off it: enough to make a Hessian with a few loud features indefinite. So a chain
  * of products is STEP tokens long, and the chains are added up in ordinary fp32.
  *
- * Measured on an H100 at K = 14336, 2048 tokens: 4.7 ms and at most 5e-7 of sqrt(H[i][i] H[j][j]) from fp64; cuBLAS in fp32
+ * Measured on an H100 at K = 14336, 2048 tokens: 4.5 ms and at most 5e-7 of sqrt(H[i][i] H[j][j]) from fp64; cuBLAS in fp32
  * 9.5 ms (its ssyrk 9.4) and 2e-6, in two parts of bfloat16 2.3 ms and 9e-6.
  *
  * One block makes one TILE x TILE tile of the upper triangle. Both operands are stripes of the same parts [tokens, K], K and
@@ -31,7 +31,7 @@ extern "C" {
 #define TILE   128
 #define STEP   32
 #define STAGES 3
-#define TILE_THREADS 256
+#define TILE_THREADS 512
 #define SUPERTILE 12   /* blocks that run together work on a square of tiles, whose stripes the L2 cache holds */
 
 /* The parts of a piece of rows fit this, whatever the memory budget: other pieces would be other sums. */
@@ -87,8 +87,8 @@ __device__ static void multiply_add(float sum[4], const uint32_t a[4], const uin
           "f"(start3));
 }
 
-/* Of a warp: 64 x 32 of the tile, in blocks of 16 x 8. */
-#define WARP_ROWS 4
+/* Of a warp: 32 x 32 of the tile, in blocks of 16 x 8. 64 x 32 reads less from shared memory, and hides less latency. */
+#define WARP_ROWS 2
 #define WARP_COLUMNS 4
 
 /* total += the products of one stage */
@@ -143,7 +143,7 @@ add_tile(float *h, size_t k, const __half *high, const __half *low, size_t strid
     unsigned super = blockIdx.x / (SUPERTILE * SUPERTILE), within = blockIdx.x % (SUPERTILE * SUPERTILE);
     unsigned supers = (tiles + SUPERTILE - 1) / SUPERTILE;
     unsigned i = super / supers * SUPERTILE + within / SUPERTILE, j = super % supers * SUPERTILE + within % SUPERTILE;
-    unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = warp % 2 * 64, column = warp / 2 * 32;
+    unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = warp % 4 * 32, column = warp / 4 * 32;
     size_t left = (size_t)i * TILE, right = (size_t)j * TILE;
     float total[WARP_ROWS][WARP_COLUMNS][4] = {};
 

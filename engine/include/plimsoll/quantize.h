@@ -169,7 +169,7 @@ int plim_quantize_layer(struct plim_engine *engine, const struct plim_quantize_l
                         struct plim_quantize_layer_result *result, struct plim_err *err);
 
 /*
- * Predicts its requested bytes on a backend by formula, without an engine: each phase's, each tag's and the total's peaks,
+ * Predicts its requested bytes on a backend (as in plim_engine_open) by formula, without an engine: each phase's, each tag's and the total's peaks,
  * equal to those of the result to the byte when the pool holds nothing else (an engine that was just opened: add what its
  * pool holds).
  */
