@@ -17,7 +17,7 @@
  *
  * Everything is kept in a job directory, each step written atomically: a conversion that was killed goes on where it
  * stopped, and its files are byte for byte those of an uninterrupted one. They depend on the model, the options, the
- * instruction set and the BLAS core; on nothing else: not on threads, memory_budget, hessian_offload_threshold or any
+ * instruction set and the BLAS core (on CUDA: the kind of card and its cuBLAS); on nothing else: not on threads, memory_budget, hessian_offload_threshold or any
  * other parameter that bounds memory.
  *
  * The engine gives the pool, the threads and the parameters: hessian_offload_threshold, release_at_boundary,
