@@ -104,6 +104,13 @@ struct backend_ops {
                   bool accumulate, struct plim_err *err);
 
     /*
+     * y[i] = x matrices[i] (+ bias) for `count` matrices that read the same x, as `linear` does each: at once where that is
+     * faster. NULL: the backend has nothing better than `linear` for each.
+     */
+    int (*linear_many)(struct backend *backend, const struct matrix *const *matrices, size_t count, const float *x,
+                       size_t rows, float *const *y, struct plim_err *err);
+
+    /*
      * out[r] = table[ids[r]] * scale; table [vocab, width] of dtype F32, F16 or BF16, mapped; ids on the host and
      * checked by the caller.
      */

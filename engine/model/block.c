@@ -62,6 +62,18 @@ static int project(struct block *b, const struct matrix *matrix, const float *x,
     return b->ops->linear(b->backend, matrix, x, b->rows, y, false, err);
 }
 
+/* Projections of the same input. */
+static int project_many(struct block *b, const struct matrix *const *matrices, size_t count, const float *x,
+                        float *const *y, struct plim_err *err)
+{
+    if (b->ops->linear_many)
+        return b->ops->linear_many(b->backend, matrices, count, x, b->rows, y, err);
+    for (size_t i = 0; i < count; i++)
+        if (project(b, matrices[i], x, y[i], err) < 0)
+            return -1;
+    return 0;
+}
+
 static int listen(struct block *b, enum block_tap tap, const float *x, size_t width, struct plim_err *err)
 {
     return b->tap ? b->tap(b->tap_context, tap, x, b->rows, width, err) : 0;
@@ -120,9 +132,9 @@ int block_attention(struct block *b, const struct layer *layer, void *keys, void
     if (block_norm(b, b->hidden, layer->norm[NORM_ATTENTION], b->rows, c->hidden_size, b->normed, err) < 0 ||
         listen(b, TAP_ATTENTION_INPUT, b->normed, c->hidden_size, err) < 0)
         return -1;
-    if (project(b, &layer->matrix[MATRIX_Q], b->normed, q, err) < 0 ||
-        project(b, &layer->matrix[MATRIX_K], b->normed, k, err) < 0 ||
-        project(b, &layer->matrix[MATRIX_V], b->normed, v, err) < 0)
+    const struct matrix *const projections[] = { &layer->matrix[MATRIX_Q], &layer->matrix[MATRIX_K],
+                                                 &layer->matrix[MATRIX_V] };
+    if (project_many(b, projections, 3, b->normed, (float *const[]){ q, k, v }, err) < 0)
         return -1;
     if (norm_heads(b, layer->norm[NORM_Q], c->head_count, q, err) < 0 ||
         norm_heads(b, layer->norm[NORM_K], c->kv_head_count, k, err) < 0 ||
@@ -144,8 +156,8 @@ int block_mlp(struct block *b, const struct layer *layer, struct plim_err *err)
     if (block_norm(b, b->hidden, layer->norm[NORM_MLP], b->rows, c->hidden_size, b->normed, err) < 0 ||
         listen(b, TAP_MLP_INPUT, b->normed, c->hidden_size, err) < 0)
         return -1;
-    if (project(b, &layer->matrix[MATRIX_GATE], b->normed, gate, err) < 0 ||
-        project(b, &layer->matrix[MATRIX_UP], b->normed, up, err) < 0)
+    const struct matrix *const projections[] = { &layer->matrix[MATRIX_GATE], &layer->matrix[MATRIX_UP] };
+    if (project_many(b, projections, 2, b->normed, (float *const[]){ gate, up }, err) < 0)
         return -1;
     if (b->ops->act_mul(b->backend, c->activation, gate, up, elements, err) < 0 ||
         listen(b, TAP_MLP_INNER, gate, c->intermediate_size, err) < 0)

@@ -159,6 +159,8 @@ int cuda_matrix_init(struct backend *backend, struct matrix *matrix, const struc
 void cuda_matrix_release(struct backend *backend, struct matrix *matrix);
 int cuda_linear(struct backend *backend, const struct matrix *matrix, const float *x, size_t rows, float *y,
                 bool accumulate, struct plim_err *err);
+int cuda_linear_many(struct backend *backend, const struct matrix *const *matrices, size_t count, const float *x,
+                     size_t rows, float *const *y, struct plim_err *err);
 size_t cuda_matrix_bytes(const struct linear_shape *shape, const struct plim_parameters *parameters);
 size_t cuda_matrix_host_bytes(const struct linear_shape *shape);
 size_t cuda_matrix_mapped_bytes(const struct linear_shape *shape);

@@ -15,6 +15,9 @@
  */
 #define CUDA_DQ_ROWS ((size_t)192)
 
+/* Rows from which on one kernel with wgmma is faster than tiles of rows with mma. */
+#define CUDA_FEW_ROWS ((size_t)32)
+
 /* Columns of a piece of codes: 32 rows of the widest codes fill a pinned piece. */
 #define WIDEST_PIECE (CUDA_PIECE_BYTES / (8 * sizeof(uint32_t)) / 32 * 32)
 
@@ -460,7 +463,56 @@ void cuda_matrix_release(struct backend *backend, struct matrix *matrix)
     matrix->impl = NULL;
 }
 
-/* ---- fused ---- */
+/* ---- fused, in one kernel ---- */
+
+/*
+ * Whether rows above CUDA_FEW_ROWS go through linear_wgmma at once. The one thing that hangs on the device: other cards take
+ * tiles of LINEAR_MAX_FUSED_ROWS rows, or expand. Without a device the answer is that of the cards that have it.
+ */
+static bool wgmma_there(void)
+{
+    static atomic_int known;   /* 0: not yet; 1: no; 2: yes */
+    int answer = atomic_load_explicit(&known, memory_order_relaxed), major = 9;
+
+    if (!answer) {
+        if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) != cudaSuccess) {
+            cudaGetLastError();
+            major = 9;
+        }
+        answer = major == 9 ? 2 : 1;
+        atomic_store_explicit(&known, answer, memory_order_relaxed);
+    }
+    return answer == 2;
+}
+
+static bool is_wide(size_t rows)
+{
+    return rows > CUDA_FEW_ROWS && wgmma_there();
+}
+
+static int wide_linear(const struct cuda_linear_call *call, char *workspace, struct plim_err *err)
+{
+    const struct cuda_linear_shape *shape = &call->shape;
+    struct cuda *cuda = cuda_of(call->backend);
+    uint16_t *x_half = (uint16_t *)(void *)workspace;
+    struct linear_wgmma wide = {
+        .matrix = call->matrix->tiles,
+        .x_half = x_half,
+        .y = call->y,
+        .rows = (uint32_t)shape->rows,
+        .accumulate = call->accumulate,
+        .overlap = cuda->overlap_launches,
+    };
+
+    if (cuda_check(linear_gather(call->x, wide.matrix.invperm, shape->rows, shape->rows, shape->in_features, LINEAR_WGMMA,
+                                 x_half, wide.overlap, cuda->stream),
+                   "gathering activations", err) < 0)
+        return -1;
+    call->backend->counters.weight_bytes_read += call->matrix->stored_bytes;
+    return cuda_check(linear_wgmma(&wide, cuda->stream), "multiplying packed weights", err);
+}
+
+/* ---- fused, a tile of rows at a time ---- */
 
 /* Rows of x that go through the packed weights at once, as the kernel counts them. */
 static size_t padded_rows(size_t rows)
@@ -502,6 +554,9 @@ static struct linear_few shape_call(size_t in_features, size_t stored_out_featur
 /* A last tile of fewer rows may be cut otherwise than the ones before. */
 static size_t fused_workspace_bytes(size_t in_features, size_t stored_out_features, size_t rows)
 {
+    if (is_wide(rows))
+        return rows * in_features * sizeof(uint16_t);
+
     struct linear_few call = shape_call(in_features, stored_out_features, rows);
     size_t bytes = fused_layout(&call).total, rest = rows % LINEAR_MAX_FUSED_ROWS;
 
@@ -519,7 +574,7 @@ static int fused_tile(struct cuda *cuda, struct linear_few *call, const float *x
 
     call->overlap = cuda->overlap_launches;
     call->counters = cuda->linear_counters;
-    call->partial = (float *)(void *)(workspace + layout.partial);
+    call->partial = workspace ? (float *)(void *)(workspace + layout.partial) : NULL;
     call->x = x;
     for (uint32_t i = 0; i < call->matrix_count && call->rows > 1; i++) {
         uint16_t *x_half = (uint16_t *)(void *)(workspace + layout.x_half[i]);
@@ -545,7 +600,9 @@ static int fused_linear(const struct cuda_linear_call *call, struct plim_err *er
         if (!workspace)
             return -1;
     }
-    for (size_t row = 0; row < rows && rc == 0; row += LINEAR_MAX_FUSED_ROWS) {
+    if (is_wide(rows))
+        rc = wide_linear(call, workspace, err);
+    for (size_t row = 0; row < rows && rc == 0 && !is_wide(rows); row += LINEAR_MAX_FUSED_ROWS) {
         struct linear_few few = {
             .matrix = { call->matrix->tiles },
             .y = { call->y + row * call->shape.out_features },
@@ -590,6 +647,42 @@ int cuda_linear(struct backend *backend, const struct matrix *matrix, const floa
         break;
     }
     return cuda_dense_linear(&call, err);
+}
+
+/* One launch for a decoded token's projections of the same input. */
+static bool go_together(const struct matrix *const *matrices, size_t count)
+{
+    const struct cuda_matrix *first = matrices[0]->impl;
+
+    if (count > LINEAR_MAX_MATRICES)
+        return false;
+    for (size_t i = 0; i < count; i++) {
+        const struct cuda_matrix *made = matrices[i]->impl;
+        if (!made->is_exl2 || made->tiles.in_features != first->tiles.in_features)
+            return false;
+    }
+    return true;
+}
+
+int cuda_linear_many(struct backend *backend, const struct matrix *const *matrices, size_t count, const float *x,
+                     size_t rows, float *const *y, struct plim_err *err)
+{
+    struct linear_few few = { .matrix_count = (uint32_t)count, .rows = 1 };
+
+    if (rows != 1 || !go_together(matrices, count)) {
+        for (size_t i = 0; i < count; i++)
+            if (cuda_linear(backend, matrices[i], x, rows, y[i], false, err) < 0)
+                return -1;
+        return 0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const struct cuda_matrix *made = matrices[i]->impl;
+        few.matrix[i] = made->tiles;
+        few.y[i] = y[i];
+        backend->counters.weight_bytes_read += made->stored_bytes;
+        backend->counters.fused_calls++;
+    }
+    return fused_tile(cuda_of(backend), &few, x, NULL, err);
 }
 
 /* ---- prediction ---- */

@@ -5,6 +5,12 @@
 
 /* ---- activations ---- */
 
+/* Where packed row `i` goes in LINEAR_WGMMA order: its bits are q q s j e, and s j q q e are wanted. */
+__device__ __forceinline__ uint32_t wgmma_place(uint32_t i)
+{
+    return (i & ~31u) | (i & 1) | (i >> 3 & 3) << 1 | (i >> 1 & 1) << 3 | (i >> 2 & 1) << 4;
+}
+
 /*
  * One block a row: scattered into shared memory (random places there cost a few cycles, in device memory whole
  * sectors), then out in order.
@@ -20,12 +26,13 @@ __global__ void gather_row(const float *x, const uint16_t *invperm, uint32_t row
     if (r < rows) {
         const float *from = x + (size_t)r * width;
         for (uint32_t k = threadIdx.x * 4; k < width; k += blockDim.x * 4) {
-            float v[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                v[i] = from[k + i];
+            const float4 four = *reinterpret_cast<const float4 *>(from + k);
+            const float v[4] = { four.x, four.y, four.z, four.w };
             if (invperm) {
                 ushort4 to = *reinterpret_cast<const ushort4 *>(invperm + k);
+                if (order == LINEAR_WGMMA)
+                    to = make_ushort4((unsigned short)wgmma_place(to.x), (unsigned short)wgmma_place(to.y),
+                                      (unsigned short)wgmma_place(to.z), (unsigned short)wgmma_place(to.w));
                 row[to.x] = __half_as_ushort(__float2half_rn(v[0]));
                 row[to.y] = __half_as_ushort(__float2half_rn(v[1]));
                 row[to.z] = __half_as_ushort(__float2half_rn(v[2]));
@@ -42,7 +49,7 @@ __global__ void gather_row(const float *x, const uint16_t *invperm, uint32_t row
     }
     __syncthreads();
     for (uint32_t k = threadIdx.x * 8; k < width; k += blockDim.x * 8) {
-        size_t to = order == LINEAR_ROWS
+        size_t to = order != LINEAR_TILED
                         ? (size_t)r * width + k
                         : (((size_t)(k / 32) * (padded_rows / 8) + r / 8) * 8 + r % 8) * 32 + k % 32;
         *reinterpret_cast<uint4 *>(out + to) = *reinterpret_cast<const uint4 *>(row + k);

@@ -228,21 +228,57 @@ template <int NT, int STAGES, bool ONE_ROW> struct worker {
     }
 };
 
-/* xs[i] = x of packed row first + i */
-__device__ void gather_one_row(const float *x, const uint16_t *invperm, uint32_t width, uint32_t first, uint32_t count,
-                               uint16_t *xs)
+/*
+ * One row of x into shared memory as fp16 in packed row order: xs[i] is packed row first + i. Every block does this, so it
+ * has to be quick: GATHER_AHEAD loads are on their way at once, and the permutation's first are asked for before the
+ * kernel that makes x is done (`early`).
+ */
+#define GATHER_AHEAD 4
+
+struct gather_places {
+    ushort4 to[GATHER_AHEAD];
+};
+
+__device__ __forceinline__ void gather_early(const uint16_t *invperm, uint32_t width, gather_places &early)
 {
-    for (uint32_t k = threadIdx.x * 4; k < width; k += blockDim.x * 4) {
-        ushort4 to = *reinterpret_cast<const ushort4 *>(invperm + k);
-        float v[4];
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            v[i] = x[k + i];
-        const uint32_t place[4] = { to.x - first, to.y - first, to.z - first, to.w - first };
+    for (int i = 0; i < GATHER_AHEAD; i++) {
+        uint32_t k = (threadIdx.x + i * blockDim.x) * 4;
+        early.to[i] = k < width ? *reinterpret_cast<const ushort4 *>(invperm + k) : make_ushort4(0, 0, 0, 0);
+    }
+}
+
+__device__ __forceinline__ void gather_one_row(const float *x, const uint16_t *invperm, uint32_t width, uint32_t first,
+                                               uint32_t count, gather_places places, uint16_t *xs)
+{
+    for (uint32_t base = threadIdx.x * 4; base < width; base += blockDim.x * 4 * GATHER_AHEAD) {
+        float4 v[GATHER_AHEAD];
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (place[i] < count)
-                xs[place[i]] = __half_as_ushort(__float2half_rn(v[i]));
+        for (int i = 0; i < GATHER_AHEAD; i++) {
+            uint32_t k = base + i * blockDim.x * 4;
+            if (k < width)
+                v[i] = *reinterpret_cast<const float4 *>(x + k);
+        }
+        if (base != threadIdx.x * 4) {
+#pragma unroll
+            for (int i = 0; i < GATHER_AHEAD; i++) {
+                uint32_t k = base + i * blockDim.x * 4;
+                if (k < width)
+                    places.to[i] = *reinterpret_cast<const ushort4 *>(invperm + k);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < GATHER_AHEAD; i++) {
+            if (base + i * blockDim.x * 4 >= width)
+                break;
+            const uint32_t to[4] = { places.to[i].x - first, places.to[i].y - first, places.to[i].z - first,
+                                     places.to[i].w - first };
+            const float from[4] = { v[i].x, v[i].y, v[i].z, v[i].w };
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                if (to[e] < count)
+                    xs[to[e]] = __half_as_ushort(__float2half_rn(from[e]));
+        }
     }
 }
 
@@ -316,11 +352,15 @@ __global__ void __launch_bounds__(32 * WN * WK, BLOCKS) few_rows(const __grid_co
         nibbles = scale_codes[place.group * 8];
         unit = m.units[place.group];
     }
+    gather_places places;
+    if (ONE_ROW)
+        gather_early(m.invperm, m.in_features, places);
     /* Weights are nobody's output; from here on, what other kernels wrote is read. */
     let_next_start();
     wait_for_previous();
     if (ONE_ROW) {
-        gather_one_row(call.x, m.invperm, m.in_features, block_begin * TILE_ROWS, (block_end - block_begin) * TILE_ROWS, xs);
+        gather_one_row(call.x, m.invperm, m.in_features, block_begin * TILE_ROWS, (block_end - block_begin) * TILE_ROWS,
+                       places, xs);
         __syncthreads();
     }
     if (streams) {
@@ -441,23 +481,16 @@ static const struct few_variant variants[] = {
     VARIANT(8, 4, 2, 8, 1, false),    /* 17 */
     VARIANT(8, 4, 2, 8, 2, false),    /* 18 */
     VARIANT(8, 4, 4, 4, 1, false),    /* 19 */
+    VARIANT(1, 1, 32, 8, 1, true),    /* 20 */
+    VARIANT(1, 1, 16, 16, 1, true),   /* 21 */
+    VARIANT(1, 2, 16, 8, 1, true),    /* 22 */
+    VARIANT(1, 1, 12, 8, 2, true),    /* 23 */
+    VARIANT(8, 8, 1, 8, 1, false),    /* 24 */
+    VARIANT(4, 4, 2, 4, 2, false),    /* 25 */
+    VARIANT(2, 4, 2, 4, 4, false),    /* 26 */
+    VARIANT(1, 4, 2, 4, 4, false),    /* 27 */
 };
 enum { VARIANT_COUNT = sizeof variants / sizeof *variants };
-
-static const struct few_variant *choose(const struct linear_few *call)
-{
-    if (call->variant > 0 && call->variant <= VARIANT_COUNT)
-        return &variants[call->variant - 1];
-    if (call->rows == 1)
-        return call->matrix[0].stored_out_features > 264 * TILE_COLUMNS ? &variants[3] : &variants[1];
-    if (call->rows <= 8)
-        return &variants[7];
-    if (call->rows <= 16)
-        return &variants[12];
-    if (call->rows <= 32)
-        return &variants[13];
-    return &variants[17];
-}
 
 static uint32_t strip_count(const struct few_variant *v, const struct linear_tiles *m)
 {
@@ -478,11 +511,28 @@ static uint32_t all_strips(const struct few_variant *v, const struct linear_few 
  */
 #define SPREAD_SMS 132u
 
+static const struct few_variant *choose(const struct linear_few *call)
+{
+    if (call->variant > 0 && call->variant <= VARIANT_COUNT)
+        return &variants[call->variant - 1];
+    if (call->rows == 1)
+        return all_strips(&variants[1], call) > 2 * SPREAD_SMS ? &variants[4] : &variants[1];
+    if (call->rows <= 8)
+        return &variants[7];
+    if (call->rows <= 16)
+        return &variants[12];
+    if (call->rows <= 32)
+        return &variants[13];
+    return &variants[17];
+}
+
 /* As many blocks as run at once, if each warp still gets a few tiles. */
 static uint32_t choose_split(const struct few_variant *v, const struct linear_few *call)
 {
     if (call->split)
         return call->split;
+    if (call->rows == 1)
+        return 1;   /* a decoded token's products take no scratch at all */
     uint32_t room = SPREAD_SMS * v->blocks, strips = all_strips(v, call);
     uint32_t tiles = call->matrix[0].in_features / TILE_ROWS / v->depth;   /* of a warp, unsplit */
     uint32_t split = room / strips, most = tiles / 4;

@@ -78,10 +78,10 @@ cudaError_t linear_load_scales(const struct linear_tiles *matrix, uint16_t *scal
 
 /*
  * x [rows, width] as fp16 in packed row order: column k goes to invperm[k] (NULL: stays). Rows from `rows` to
- * `padded_rows` become zeros. LINEAR_TILED: out [width / 32][padded_rows / 8][8][32], as linear_few reads it.
+ * `padded_rows` become zeros. LINEAR_TILED: out [width / 32][padded_rows / 8][8][32], as linear_few reads it. LINEAR_WGMMA: as linear_wgmma does.
  * The width is a multiple of 32, out is 16-byte aligned.
  */
-enum linear_order { LINEAR_ROWS, LINEAR_TILED };
+enum linear_order { LINEAR_ROWS, LINEAR_TILED, LINEAR_WGMMA };
 cudaError_t linear_gather(const float *x, const uint16_t *invperm, size_t rows, size_t padded_rows, size_t width,
                           enum linear_order order, uint16_t *out, bool overlap, cudaStream_t stream);
 
@@ -95,7 +95,7 @@ struct linear_few {
     struct linear_tiles matrix[LINEAR_MAX_MATRICES];
     float *y[LINEAR_MAX_MATRICES];
     const uint16_t *x_half[LINEAR_MAX_MATRICES];  /* gathered (LINEAR_TILED), rows to 8, 16, 32 or 64; one row: NULL */
-    const float *x;                               /* one row: [in_features] as it stands */
+    const float *x;                               /* one row: [in_features] as it stands, 16-byte aligned */
     uint32_t matrix_count;
     uint32_t rows;                                /* 1 .. LINEAR_MAX_FUSED_ROWS */
     bool accumulate;
@@ -152,6 +152,19 @@ cudaError_t linear_dense_dots(const struct linear_dense *call, cudaStream_t stre
 /* out[i] = fp16(x[i]); high[i] + low[i] = x[i], both bf16, as nearly as those can. */
 cudaError_t linear_halve(const float *x, size_t n, uint16_t *out, bool overlap, cudaStream_t stream);
 cudaError_t linear_split(const float *x, size_t n, uint16_t *high, uint16_t *low, bool overlap, cudaStream_t stream);
+
+/*
+ * y = x W (+ bias), or added to y, on compute capability 9.0, with no expanded weights in memory. x_half [rows, in_features]
+ * in LINEAR_WGMMA order.
+ */
+struct linear_wgmma {
+    struct linear_tiles matrix;
+    const uint16_t *x_half;
+    float *y;
+    uint32_t rows;
+    bool accumulate, overlap;
+};
+cudaError_t linear_wgmma(const struct linear_wgmma *call, cudaStream_t stream);
 
 /* ---- the plain twin ---- */
 
