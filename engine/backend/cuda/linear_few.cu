@@ -17,6 +17,7 @@ struct few_args {
     struct linear_few call;
     uint32_t first_block[LINEAR_MAX_MATRICES + 1];   /* blockIdx.x where each matrix begins */
     uint32_t split;
+    uint32_t scale_offset, scale_stride, unit_offset;   /* in shared memory: of the first warp's scale codes; of each's units */
 };
 
 __device__ __forceinline__ uint32_t shared_address(const void *p)
@@ -27,6 +28,11 @@ __device__ __forceinline__ uint32_t shared_address(const void *p)
 __device__ __forceinline__ void copy_async_16(uint32_t to, const void *from)
 {
     asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(to), "l"(from));
+}
+
+__device__ __forceinline__ void copy_async_4(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from));
 }
 
 __device__ __forceinline__ void copy_commit()
@@ -50,6 +56,13 @@ __device__ __forceinline__ uint2 load_shared_8(uint32_t at)
 {
     uint2 v;
     asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+    return v;
+}
+
+__device__ __forceinline__ uint32_t load_shared_2(uint32_t at)
+{
+    uint16_t v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at));
     return v;
 }
 
@@ -336,21 +349,24 @@ __global__ void __launch_bounds__(32 * WN * WK, BLOCKS) few_rows(const __grid_co
 
     const bool streams = busy && begin < end;
     uint16_t *xs = reinterpret_cast<uint16_t *>(shared + WN * WK * STAGES * CHUNK_BYTES);
-    const uint16_t *scale_codes = m.scales + (size_t)block * m.group_count * 8 + lane / 4;
+    const uint32_t scale_codes = shared_address(shared) + args.scale_offset + warp * args.scale_stride;
+    const uint32_t units = scale_codes + args.unit_offset;
     tile_place place = {};
-    uint32_t nibbles = 0, unit = 0;
+    uint32_t first_group = 0;
     if (streams) {
-        uint32_t end_word = m.word_rows;
-        if (end < all) {
-            find_place(m, end, 0, place);
-            end_word = place.word_row;
-        }
+        find_place(m, end - 1, 0, place);
+        const uint32_t last_group = place.group, end_word = place.word_row + place.bits;
         find_place(m, begin, 0, place);
-        uint32_t first_word = place.word_row;
+        first_group = place.group;
+        /* All of the stretch's scales come with its first chunk. */
+        const uint16_t *codes = m.scales + ((size_t)block * m.group_count + first_group) * 8;
+        for (uint32_t i = lane; i <= last_group - first_group; i += 32)
+            copy_async_16(scale_codes + i * 16, codes + i * 8);
+        for (uint32_t i = first_group / 2 + lane; i <= last_group / 2; i += 32)
+            copy_async_4(units + (i - first_group / 2) * 4, m.units + i * 2);
         work.codes.open(shared_address(shared) + warp * STAGES * CHUNK_BYTES,
-                        m.tiles + ((size_t)block * m.word_rows + first_word) * 32, (end_word - first_word) * 128, lane);
-        nibbles = scale_codes[place.group * 8];
-        unit = m.units[place.group];
+                        m.tiles + ((size_t)block * m.word_rows + place.word_row) * 32,
+                        (end_word - place.word_row) * 128, lane);
     }
     gather_places places;
     if (ONE_ROW)
@@ -365,16 +381,14 @@ __global__ void __launch_bounds__(32 * WN * WK, BLOCKS) few_rows(const __grid_co
     }
     if (streams) {
         work.x.open(call.x_half[which], begin, lane, xs + (begin - block_begin) * TILE_ROWS);
-        for (uint32_t t = begin; t < end;) {
-            tile_place next = place;
-            uint32_t stop = min(place.group_end, end), next_nibbles = 0, next_unit = 0;
-            bool last = stop == end;
-            if (!last) {   /* one group ahead */
-                next_group(m, next);
-                next_nibbles = scale_codes[next.group * 8];
-                next_unit = m.units[next.group];
-            }
-            uint2 scales = lane_scales(nibbles, unit);
+        copy_wait<STAGES - 1>();
+        __syncwarp();
+        for (uint32_t t = begin, stop; t < end; t = stop) {
+            stop = min(place.group_end, end);
+            const bool last = stop == end;
+            const uint2 scales =
+                lane_scales(load_shared_2(scale_codes + (place.group - first_group) * 16 + lane / 4 * 2),
+                            load_shared_2(units + (place.group - (first_group & ~1u)) * 2));
             switch (place.bits) {
             case 2: work.template group<2>(stop - t, scales, lane, last); break;
             case 3: work.template group<3>(stop - t, scales, lane, last); break;
@@ -383,7 +397,8 @@ __global__ void __launch_bounds__(32 * WN * WK, BLOCKS) few_rows(const __grid_co
             case 6: work.template group<6>(stop - t, scales, lane, last); break;
             case 8: work.template group<8>(stop - t, scales, lane, last); break;
             }
-            place = next, nibbles = next_nibbles, unit = next_unit, t = stop;
+            if (!last)
+                next_group(m, place);
         }
     }
 
@@ -460,35 +475,19 @@ struct few_variant {
 #define VARIANT(nt, wn, wk, stages, blocks, one) \
     { few_rows<nt, wn, wk, stages, blocks, one>, nt, wn, wk, stages, blocks, one }
 
+/* Which is the fastest was measured on an H100 (bench_cuda_linear): see choose. */
 static const struct few_variant variants[] = {
     VARIANT(1, 1, 8, 8, 4, true),     /* 0 */
     VARIANT(1, 1, 16, 8, 2, true),    /* 1 */
-    VARIANT(1, 1, 4, 8, 8, true),     /* 2 */
-    VARIANT(1, 2, 8, 8, 2, true),     /* 3 */
-    VARIANT(1, 1, 8, 16, 2, true),    /* 4 */
-    VARIANT(1, 2, 4, 8, 4, true),     /* 5 */
-    VARIANT(1, 1, 8, 8, 3, false),    /* 6 */
-    VARIANT(1, 2, 4, 8, 3, false),    /* 7 */
-    VARIANT(1, 4, 2, 8, 3, false),    /* 8 */
-    VARIANT(1, 4, 4, 8, 2, false),    /* 9 */
-    VARIANT(2, 2, 4, 8, 3, false),    /* 10 */
-    VARIANT(2, 4, 2, 8, 3, false),    /* 11 */
-    VARIANT(2, 4, 4, 8, 1, false),    /* 12 */
-    VARIANT(4, 2, 4, 8, 2, false),    /* 13 */
-    VARIANT(4, 4, 2, 8, 2, false),    /* 14 */
-    VARIANT(4, 4, 4, 8, 1, false),    /* 15 */
-    VARIANT(8, 2, 4, 8, 1, false),    /* 16 */
-    VARIANT(8, 4, 2, 8, 1, false),    /* 17 */
-    VARIANT(8, 4, 2, 8, 2, false),    /* 18 */
-    VARIANT(8, 4, 4, 4, 1, false),    /* 19 */
-    VARIANT(1, 1, 32, 8, 1, true),    /* 20 */
-    VARIANT(1, 1, 16, 16, 1, true),   /* 21 */
-    VARIANT(1, 2, 16, 8, 1, true),    /* 22 */
-    VARIANT(1, 1, 12, 8, 2, true),    /* 23 */
-    VARIANT(8, 8, 1, 8, 1, false),    /* 24 */
-    VARIANT(4, 4, 2, 4, 2, false),    /* 25 */
-    VARIANT(2, 4, 2, 4, 4, false),    /* 26 */
-    VARIANT(1, 4, 2, 4, 4, false),    /* 27 */
+    VARIANT(1, 1, 32, 8, 1, true),    /* 2 */
+    VARIANT(1, 1, 16, 16, 1, true),   /* 3 */
+    VARIANT(1, 2, 16, 8, 1, true),    /* 4 */
+    VARIANT(1, 1, 8, 8, 3, false),    /* 5 */
+    VARIANT(1, 4, 4, 8, 2, false),    /* 6 */
+    VARIANT(2, 4, 4, 8, 1, false),    /* 7 */
+    VARIANT(4, 2, 4, 8, 2, false),    /* 8 */
+    VARIANT(8, 2, 4, 8, 1, false),    /* 9 */
+    VARIANT(8, 4, 2, 8, 1, false),    /* 10 */
 };
 enum { VARIANT_COUNT = sizeof variants / sizeof *variants };
 
@@ -515,15 +514,17 @@ static const struct few_variant *choose(const struct linear_few *call)
 {
     if (call->variant > 0 && call->variant <= VARIANT_COUNT)
         return &variants[call->variant - 1];
+    const uint32_t strips = all_strips(&variants[0], call);   /* of 32 columns */
     if (call->rows == 1)
-        return all_strips(&variants[1], call) > 2 * SPREAD_SMS ? &variants[4] : &variants[1];
+        return strips <= SPREAD_SMS / 2 ? &variants[3] : strips <= SPREAD_SMS ? &variants[2]
+             : strips <= 2 * SPREAD_SMS ? &variants[1] : &variants[0];
     if (call->rows <= 8)
-        return &variants[7];
+        return strips <= 2 * SPREAD_SMS ? &variants[5] : &variants[6];
     if (call->rows <= 16)
-        return &variants[12];
+        return &variants[7];
     if (call->rows <= 32)
-        return &variants[13];
-    return &variants[17];
+        return &variants[8];
+    return strips <= 2 * SPREAD_SMS ? &variants[9] : &variants[10];
 }
 
 /* As many blocks as run at once, if each warp still gets a few tiles. */
@@ -558,6 +559,26 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+/* Groups that `tiles` tiles may touch. */
+static uint32_t most_groups(const struct linear_few *call, uint32_t tiles)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < call->matrix_count; i++) {
+        const struct linear_tiles *m = &call->matrix[i];
+        uint32_t smallest = m->segment_count <= LINEAR_NEAR_SEGMENTS ? tiles : 1;
+        for (uint32_t s = 0; s < m->segment_count && s < LINEAR_NEAR_SEGMENTS; s++)
+            if (m->near_segments[s].group_tiles < smallest)
+                smallest = m->near_segments[s].group_tiles;
+        /* Whole groups, and for each segment a last one that is shorter; the first is cut. */
+        uint32_t groups = tiles / smallest + m->segment_count + 1;
+        if (groups > tiles)
+            groups = tiles;
+        if (groups > most)
+            most = groups;
+    }
+    return most;
+}
+
 cudaError_t linear_few(const struct linear_few *call, cudaStream_t stream)
 {
     const struct few_variant *v = choose(call);
@@ -573,8 +594,11 @@ cudaError_t linear_few(const struct linear_few *call, cudaStream_t stream)
     uint32_t warps = v->strips * v->depth;
     uint32_t tiles = (call->matrix[0].in_features / TILE_ROWS + args.split - 1) / args.split;
     size_t ring_bytes = (size_t)warps * v->stages * CHUNK_BYTES;
+    args.scale_offset = (uint32_t)(ring_bytes + (v->one_row ? (size_t)tiles * TILE_ROWS * sizeof(uint16_t) : 0));
+    args.unit_offset = 16 * most_groups(call, (tiles + v->depth - 1) / v->depth);
+    args.scale_stride = (args.unit_offset + args.unit_offset / 8 + 4 + 15) / 16 * 16;
     size_t sum_bytes = (size_t)(v->depth - 1) * v->strips * (v->one_row ? 32 : 256 * v->row_tiles) * sizeof(float);
-    size_t shared = larger(ring_bytes + (v->one_row ? (size_t)tiles * TILE_ROWS * sizeof(uint16_t) : 0), sum_bytes);
+    size_t shared = larger(args.scale_offset + (size_t)warps * args.scale_stride, sum_bytes);
     if (shared > 40 * 1024) {   /* beside what the kernel has of its own, 48 KiB are free to all */
         cudaError_t rc = cudaFuncSetAttribute(v->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
         if (rc != cudaSuccess)

@@ -4,9 +4,9 @@
  *
  * A block makes 256 columns by ROWS rows of y: two warpgroups of four warps, 32 columns a warp. A step is 32 rows of W: each
  * warp expands its tile (linear_tile.cuh; the same registers as for mma.m16n8k16) and the warpgroup issues four wgmma with
- * 64 columns by 16 rows of W each: its warps' left halves and right halves, two steps of 16. They read x from shared memory,
- * where [ROWS][64] stages (128-byte swizzle) arrive by cp.async. While they run, the warps expand the next tile into other
- * registers.
+ * 64 columns by 16 rows of W each: its warps' left halves and right halves, two steps of 16. They read x from shared memory.
+ * While they run, the warps expand the next tile into other registers. A stage is two steps: [ROWS][64] of x (128-byte
+ * swizzle) and each warp's own tiles; stages arrive by cp.async.
  *
  *   x_half [rows][in_features] in LINEAR_WGMMA order: within 32 columns, packed row 8 q + 4 s + 2 j + e stands at
  *   16 s + 8 j + 2 q + e, which is where wgmma looks for what lane q holds.
@@ -90,35 +90,137 @@ template <int PENDING> __device__ void wgmma_wait()
 }
 #endif
 
-template <int B> __device__ __forceinline__ void load_words(const uint32_t *tile, uint32_t lane, uint32_t (&w)[8])
+__device__ __forceinline__ void copy_async_16(uint32_t to, const void *from)
 {
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(to), "l"(from));
+}
+
+__device__ __forceinline__ void copy_async_4(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from));
+}
+
+__device__ __forceinline__ uint4 shared_16(uint32_t at)
+{
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
+    return v;
+}
+
+__device__ __forceinline__ uint2 shared_8(uint32_t at)
+{
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+    return v;
+}
+
+__device__ __forceinline__ uint32_t shared_4(uint32_t at)
+{
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
+    return v;
+}
+
+__device__ __forceinline__ uint32_t shared_2(uint32_t at)
+{
+    uint16_t v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at));
+    return v;
+}
+
+/*
+ * A warp's part of a stage, in bytes: the words of two tiles, 1024 for each; their scale codes, 16 each; the pair of units
+ * that has the group's, 4 each; and 4 each that say what the tile is: its width (0: there is none) and which unit is its.
+ */
+#define PART_SCALES 2048u
+#define PART_UNITS  2080u
+#define PART_KIND   2088u
+#define PART_BYTES  2112u
+
+/* Asks for a warp's tiles, one after the other. */
+struct tile_feed {
+    const char *next;
+    const uint16_t *scale_codes;
+    tile_place place;
+    uint32_t tile, end, lane;
+
+    __device__ __forceinline__ void open(const linear_tiles &m, uint32_t block, uint32_t lane_)
+    {
+        lane = lane_;
+        tile = 0;
+        end = block * TILE_COLUMNS < m.stored_out_features ? m.in_features / TILE_ROWS : 0;
+        find_place(m, 0, 0, place);
+        next = reinterpret_cast<const char *>(m.tiles + (size_t)block * m.word_rows * 32);
+        scale_codes = m.scales + (size_t)block * m.group_count * 8;
+    }
+
+    /* The next tile, as number h of the part at `part`. */
+    __device__ __forceinline__ void ask(const linear_tiles &m, uint32_t part, uint32_t h)
+    {
+        const uint32_t bytes = tile < end ? place.bits * 128 : 0;
+        if (lane * 16 < bytes)
+            copy_async_16(part + h * 1024 + lane * 16, next + lane * 16);
+        if (512 + lane * 16 < bytes)
+            copy_async_16(part + h * 1024 + 512 + lane * 16, next + 512 + lane * 16);
+        if (lane == 0 && bytes)
+            copy_async_16(part + PART_SCALES + h * 16, scale_codes + place.group * 8);
+        if (lane == 1 && bytes)
+            copy_async_4(part + PART_UNITS + h * 4, m.units + (place.group & ~1u));
+        if (lane == 2)
+            asm volatile("st.shared.u32 [%0], %1;" ::"r"(part + PART_KIND + h * 4),
+                         "r"(bytes ? place.bits | (place.group & 1) << 8 : 0)
+                         : "memory");
+        next += bytes;
+        tile++;
+        if (tile < end && tile == place.group_end)
+            next_group(m, place);
+    }
+};
+
+template <int B> __device__ __forceinline__ void unpack_shared(uint32_t words, uint32_t lane, uint32_t (&a)[16])
+{
+    uint32_t w[B];
     int v = 0;
     if (B >= 4) {
-        uint4 a = __ldg(reinterpret_cast<const uint4 *>(tile) + lane);
-        w[0] = a.x, w[1] = a.y, w[2] = a.z, w[3] = a.w;
+        uint4 four = shared_16(words + lane * 16);
+        w[0] = four.x, w[1 % B] = four.y, w[2 % B] = four.z, w[3 % B] = four.w;
         v = 4;
     }
     if (B == 8) {
-        uint4 a = __ldg(reinterpret_cast<const uint4 *>(tile + 128) + lane);
-        w[4] = a.x, w[5] = a.y, w[6] = a.z, w[7] = a.w;
+        uint4 four = shared_16(words + 512 + lane * 16);
+        w[4 % B] = four.x, w[5 % B] = four.y, w[6 % B] = four.z, w[7 % B] = four.w;
     }
     if (B == 2 || B == 3 || B == 6) {
-        uint2 a = __ldg(reinterpret_cast<const uint2 *>(tile + v * 32) + lane);
-        w[v] = a.x, w[v + 1] = a.y;
+        uint2 two = shared_8(words + v * 128 + lane * 8);
+        w[v % B] = two.x, w[(v + 1) % B] = two.y;
         v += 2;
     }
     if (B == 3 || B == 5)
-        w[v] = __ldg(tile + v * 32 + lane);
+        w[v % B] = shared_4(words + v * 128 + lane * 4);
+    unpack<B>::run(w, a);
 }
 
-template <int B>
-__device__ __forceinline__ void expand_words(const uint32_t (&words)[8], uint2 scales, uint32_t (&a)[16])
+/* Tile h of a part as operands; zeros where there is none. */
+__device__ __forceinline__ void expand(uint32_t part, uint32_t h, uint32_t lane, uint32_t (&a)[16])
 {
-    uint32_t w[B];
+    const uint32_t kind = shared_4(part + PART_KIND + h * 4), words = part + h * 1024;
+    const uint32_t nibbles = shared_2(part + PART_SCALES + h * 16 + lane / 4 * 2);
+    const uint32_t unit = shared_2(part + PART_UNITS + h * 4 + (kind >> 8) * 2);
+
+    switch (kind & 0xff) {
+    case 2: unpack_shared<2>(words, lane, a); break;
+    case 3: unpack_shared<3>(words, lane, a); break;
+    case 4: unpack_shared<4>(words, lane, a); break;
+    case 5: unpack_shared<5>(words, lane, a); break;
+    case 6: unpack_shared<6>(words, lane, a); break;
+    case 8: unpack_shared<8>(words, lane, a); break;
+    default:
 #pragma unroll
-    for (int v = 0; v < B; v++)
-        w[v] = words[v];
-    unpack<B>::run(w, a);
+        for (int i = 0; i < 16; i++)
+            a[i] = 0;
+        return;
+    }
+    const uint2 scales = lane_scales(nibbles, unit);
 #pragma unroll
     for (int t = 0; t < 4; t++) {
         half2 both = bits_half2(t < 2 ? scales.x : scales.y);
@@ -128,92 +230,6 @@ __device__ __forceinline__ void expand_words(const uint32_t (&words)[8], uint2 s
             a[4 * t + p] = half2_bits(__hmul2(bits_half2(a[4 * t + p]), scale));
     }
 }
-
-#define EACH_WIDTH(bits, CASE)                                                                                          \
-    switch (bits) {                                                                                                    \
-    case 2: CASE(2); break;                                                                                            \
-    case 3: CASE(3); break;                                                                                            \
-    case 4: CASE(4); break;                                                                                            \
-    case 5: CASE(5); break;                                                                                            \
-    case 6: CASE(6); break;                                                                                            \
-    case 8: CASE(8); break;                                                                                            \
-    }
-
-/* A warp's tiles one after the other: the next one's words are on their way while this one is expanded. */
-struct tile_walk {
-    const uint32_t *next;          /* the tile whose words are in `words` or on their way there */
-    const uint16_t *scale_codes;
-    tile_place place;
-    uint32_t tile, end, lane;
-    uint32_t words[8];
-    uint2 scales;
-    uint32_t next_nibbles, next_unit;
-    bool busy;
-
-    __device__ __forceinline__ void fetch()
-    {
-#define CASE(B) load_words<B>(next, lane, words)
-        EACH_WIDTH(place.bits, CASE)
-#undef CASE
-        if (lane < 4)   /* from device memory to the cache, some steps ahead */
-            asm volatile("prefetch.global.L2 [%0];" ::"l"(next + 8 * 128 + lane * 32));
-    }
-
-    __device__ __forceinline__ void ask_scales(const linear_tiles &m)
-    {
-        tile_place after = place;
-        if (place.group_end < end)
-            next_group(m, after);
-        next_nibbles = scale_codes[after.group * 8];
-        next_unit = m.units[after.group];
-    }
-
-    __device__ __forceinline__ void open(const linear_tiles &m, uint32_t block, uint32_t lane_)
-    {
-        lane = lane_;
-        busy = block * TILE_COLUMNS < m.stored_out_features;
-        tile = 0;
-        end = m.in_features / TILE_ROWS;
-        find_place(m, 0, 0, place);
-        if (!busy)
-            return;
-        next = m.tiles + (size_t)block * m.word_rows * 32;
-        scale_codes = m.scales + (size_t)block * m.group_count * 8 + lane / 4;
-        scales = lane_scales(scale_codes[place.group * 8], m.units[place.group]);
-        ask_scales(m);
-        fetch();
-    }
-
-    /* The tile's operands; zeros past the last. */
-    __device__ __forceinline__ void expand(uint32_t (&a)[16])
-    {
-        if (!busy || tile >= end) {
-#pragma unroll
-            for (int i = 0; i < 16; i++)
-                a[i] = 0;
-            return;
-        }
-#define CASE(B) expand_words<B>(words, scales, a)
-        EACH_WIDTH(place.bits, CASE)
-#undef CASE
-    }
-
-    __device__ __forceinline__ void advance(const linear_tiles &m)
-    {
-        if (!busy || tile >= end)
-            return;
-        next += place.bits * 32;
-        tile++;
-        if (tile == end)
-            return;
-        if (tile == place.group_end) {
-            next_group(m, place);
-            scales = lane_scales(next_nibbles, next_unit);
-            ask_scales(m);
-        }
-        fetch();
-    }
-};
 
 template <int ROWS>
 __global__ void __launch_bounds__(32 * WARPS, 1) many_rows(const __grid_constant__ struct linear_wgmma call)
@@ -226,16 +242,25 @@ __global__ void __launch_bounds__(32 * WARPS, 1) many_rows(const __grid_constant
     const uint32_t stage_count = (m.in_features + STAGE_COLUMNS - 1) / STAGE_COLUMNS;
     constexpr uint32_t stage_bytes = ROWS * STAGE_COLUMNS * 2;
 
+    /* Not zeroed: the first products overwrite. The compiler would put the zeros amid the asynchronous products. */
     float y[2][ROWS / 2];
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int n = 0; n < ROWS / 2; n++)
-            y[i][n] = 0.0f;
+            asm volatile("" : "=f"(y[i][n]));
 
-    /* This thread's pieces of a stage: 16 bytes of every 32nd row. */
+    /* Of a stage, a thread brings 16 bytes of every 32nd row of x, and its share of the warp's own two tiles. */
     const uint32_t piece = threadIdx.x % 8, piece_row = threadIdx.x / 8;
-    auto load_stage = [&](uint32_t stage) {
+    const uint32_t parts = base + STAGES * stage_bytes + warp * PART_BYTES;
+    tile_feed feed;
+    feed.open(m, block, lane);
+    auto load_weights = [&](uint32_t stage) {
+        const uint32_t part = parts + stage % STAGES * (WARPS * PART_BYTES);
+        feed.ask(m, part, 0);
+        feed.ask(m, part, 1);
+    };
+    auto load_x = [&](uint32_t stage) {
         if (stage < stage_count) {
             uint32_t column = stage * STAGE_COLUMNS + piece * 8;
 #pragma unroll
@@ -249,25 +274,30 @@ __global__ void __launch_bounds__(32 * WARPS, 1) many_rows(const __grid_constant
         asm volatile("cp.async.commit_group;");
     };
 
-    tile_walk walk;
-    walk.open(m, block, lane);
+    load_weights(0);
     let_next_start();
     wait_for_previous();
-    load_stage(0);
-    load_stage(1);
+    load_x(0);
+    load_weights(1);
+    load_x(1);
 
     uint32_t a[2][16];
-    walk.expand(a[0]);
-    walk.advance(m);
     for (uint32_t stage = 0; stage < stage_count; stage++) {
-        /* Two stages are on their way; the one before last has been read (wgmma_wait below) by everyone after the barrier. */
+        /*
+         * Two stages are on their way. After the barrier everybody has this one, and is done with the one before last: of
+         * wgmma, no more than the two groups of the last one are still at work.
+         */
         asm volatile("cp.async.wait_group 1;" ::: "memory");
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         __syncthreads();
-        load_stage(stage + 2);
-        uint64_t x = stage_descriptor(base + stage % STAGES * stage_bytes);
+        load_weights(stage + 2);
+        load_x(stage + 2);
+        const uint64_t x = stage_descriptor(base + stage % STAGES * stage_bytes);
+        const uint32_t part = parts + stage % STAGES * (WARPS * PART_BYTES);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
+            wgmma_wait<1>();   /* the group before last is done: its registers are free */
+            expand(part, h, lane, a[h]);
             wgmma_fence();
 #pragma unroll
             for (int s = 0; s < 2; s++)
@@ -276,9 +306,6 @@ __global__ void __launch_bounds__(32 * WARPS, 1) many_rows(const __grid_constant
                     wgmma(y[i], a[h][8 * i + 2 * s], a[h][8 * i + 4 + 2 * s], a[h][8 * i + 1 + 2 * s],
                           a[h][8 * i + 5 + 2 * s], x + (4 * h + 2 * s), stage + h + s);
             wgmma_commit();
-            wgmma_wait<1>();   /* the step before is done: its registers are free */
-            walk.expand(a[1 - h]);
-            walk.advance(m);
         }
     }
     wgmma_wait<0>();
@@ -310,7 +337,7 @@ cudaError_t linear_wgmma(const struct linear_wgmma *call, cudaStream_t stream)
 {
     uint32_t rows = call->rows <= 64 ? 64 : 128, blocks = call->matrix.stored_out_features / TILE_COLUMNS;
     void (*kernel)(const struct linear_wgmma) = rows == 64 ? many_rows<64> : many_rows<128>;
-    size_t shared = STAGES * rows * STAGE_COLUMNS * 2;
+    size_t shared = STAGES * (rows * STAGE_COLUMNS * 2 + WARPS * PART_BYTES);
     cudaError_t rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (rc != cudaSuccess)
         return rc;
