@@ -13,11 +13,17 @@
 #include "linear.h"
 #include "plimsoll/units.h"
 
-/* Columns of a chunk below which rows are cut instead. */
-#define CHUNK_COLUMNS ((size_t)1024)
-
-/* Chunks are no larger than this even when max_dq_size allows it: two of them stay in the second-level cache. */
+/*
+ * What a chunk should be, from 2048 rows of 4096 x 14336 on one H100 (cuBLAS on ready weights 329 us), us by max_dq_size and
+ * buffers: 64Mi/2 392, 32Mi/2 419, 16Mi/2 414, 16Mi/1 434, 8Mi/2 450, 8Mi/1 433, 4Mi/2 583, 4Mi/1 450, 2Mi/1 595, 1Mi/1 841.
+ * So: two buffers of 8 Mi elements (they stay in the second-level cache, and little is gained by more memory), one below
+ * that, as a product of few columns doesn't fill the device. Cutting rows as well costs passes over y: 683 at 2Mi (512
+ * columns), 1090 (2048 columns).
+ */
 #define CHUNK_ELEMENTS ((size_t)8 << 20)
+
+/* Columns of a chunk below which rows are cut. */
+#define CHUNK_COLUMNS ((size_t)256)
 
 /* Tile: 32 rows by 32 columns. */
 #define TILE ((size_t)32)
@@ -34,7 +40,7 @@ static size_t even_pieces(size_t whole, size_t limit)
 
 struct cuda_chunk_plan cuda_chunk_plan(size_t in_features, size_t stored_out_features, size_t max_elements)
 {
-    struct cuda_chunk_plan plan = { .buffer_count = max_elements >= 2 * TILE * TILE ? 2 : 1 };
+    struct cuda_chunk_plan plan = { .buffer_count = max_elements >= 2 * CHUNK_ELEMENTS ? 2 : 1 };
     size_t limit = plim_min(max_elements / plan.buffer_count, CHUNK_ELEMENTS);
 
     if (limit / in_features >= plim_min(CHUNK_COLUMNS, stored_out_features)) {
