@@ -275,6 +275,27 @@ Test(cuda_linear, every_width_alone)
     cuda_fixture_close(&f);
 }
 
+/* More rows than tiles of rows are good for: on compute capability 9.0, one kernel. */
+Test(cuda_linear, fused_many_rows)
+{
+    static const size_t rows[] = { 128, 200, 333 };
+    struct cuda_fixture f;
+
+    cuda_fixture_open_with(&f, NULL, "dq_rows=4096");
+    for (size_t out = 75; out <= 300; out += 225) {
+        struct layer layer;
+        struct matrix matrix;
+        layer_exl2(&layer, mixed, out, 1.0f, true, out);
+        init(&f, &matrix, &layer);
+        for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
+            check_rows(&f, &layer, &matrix, rows[r], "fused, many rows");
+        f.backend.ops->matrix_release(&f.backend, &matrix);
+        layer_free(&layer);
+    }
+    cr_assert_eq(f.backend.counters.chunked_calls, 0);
+    cuda_fixture_close(&f);
+}
+
 /* Chunks that cut columns, rows, both; one buffer; a bound below a tile. */
 Test(cuda_linear, chunks_of_any_bound)
 {
@@ -282,7 +303,7 @@ Test(cuda_linear, chunks_of_any_bound)
         "dq_rows=0", "dq_rows=0 max_dq_size=80Ki", "dq_rows=0 max_dq_size=20000", "dq_rows=0 max_dq_size=4Ki",
         "dq_rows=0 max_dq_size=1Ki", "dq_rows=0 max_dq_size=100", "dq_rows=0 max_dq_size=20000 dq_mode=gated",
     };
-    static const size_t rows[] = { 2, 37, 300 };
+    static const size_t rows[] = { 2, 37, 64 };   /* more may be fused all the same where a bound is small */
     struct layer layer;
 
     layer_exl2(&layer, mixed, 75, 1.0f, true, 2);

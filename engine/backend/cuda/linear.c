@@ -10,13 +10,16 @@
 #include "threads.h"
 
 /*
- * dq_rows=auto. 4096 x 14336 of 4 bits on an H100: the fused kernel for tiles of 64 rows against expanding and cuBLAS;
- * see bench_cuda_linear.
+ * dq_rows=auto. On one H100, us for 4096 x 14336 and 4096 x 4096 of 4 bits: 128 rows through packed weights 80 and 47,
+ * expanded and multiplied by cuBLAS 105 and about 40; 1024 rows 320 and 80 against about 240 and 70.
  */
-#define CUDA_DQ_ROWS ((size_t)192)
+#define CUDA_DQ_ROWS ((size_t)128)
 
-/* Rows from which on one kernel with wgmma is faster than tiles of rows with mma. */
-#define CUDA_FEW_ROWS ((size_t)32)
+/*
+ * Chunks smaller than this leave cuBLAS too few columns at a time (2048 rows of 4096 x 14336: 698 us at 2 Mi elements, 920 at
+ * 1 Mi); linear_wgmma, where it can run, needs no buffer (612).
+ */
+#define CUDA_SMALL_CHUNK ((size_t)4 << 20)
 
 /* Columns of a piece of codes: 32 rows of the widest codes fill a pinned piece. */
 #define WIDEST_PIECE (CUDA_PIECE_BYTES / (8 * sizeof(uint32_t)) / 32 * 32)
@@ -25,6 +28,39 @@
 #define COPY_GRAIN_BYTES ((size_t)64 << 10)
 
 /* ---- choosing ---- */
+
+/*
+ * Whether linear_wgmma can run. The one thing that hangs on the device, with what follows from it for memory; without a
+ * device the answer is that of the cards that have it.
+ */
+static bool wgmma_there(void)
+{
+    static atomic_int known;   /* 0: not yet; 1: no; 2: yes */
+    int answer = atomic_load_explicit(&known, memory_order_relaxed), major = 9;
+
+    if (!answer) {
+        if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) != cudaSuccess) {
+            cudaGetLastError();
+            major = 9;
+        }
+        answer = major == 9 ? 2 : 1;
+        atomic_store_explicit(&known, answer, memory_order_relaxed);
+    }
+    return answer == 2;
+}
+
+/*
+ * Whether packed weights meet these rows in linear_wgmma, or in tiles of LINEAR_MAX_FUSED_ROWS rows. A wave of its blocks
+ * (256 columns by 128 rows, 132 at a time) takes 80 us for 4096 rows of W; a tile takes some 6 us and 40 for 4096 x 14336.
+ */
+static bool is_wide(size_t in_features, size_t stored_out_features, size_t rows)
+{
+    size_t blocks = plim_ceil_div(stored_out_features, 256) * plim_ceil_div(rows, 128);
+    size_t wide_ns = plim_ceil_div(blocks, 132) * in_features * 20;
+    size_t tile_ns = 6000 + in_features * stored_out_features / 1468;
+
+    return rows > LINEAR_MAX_FUSED_ROWS && wide_ns < plim_ceil_div(rows, LINEAR_MAX_FUSED_ROWS) * tile_ns && wgmma_there();
+}
 
 /* dq_mode=gated, as ExLlamaV2 decides (memory-model notes, 1.3). */
 static bool gate_expands(const struct cuda_linear_shape *shape, size_t max_elements)
@@ -42,6 +78,9 @@ enum cuda_linear_path cuda_linear_path(const struct cuda_linear_shape *shape, co
     if (shape->rows <= (dq_rows < 0 ? CUDA_DQ_ROWS : (size_t)dq_rows) || shape->rows == 1)
         return CUDA_LINEAR_FUSED;
     if (parameters->count[PLIM_DQ_MODE] == PLIM_DQ_GATED && !gate_expands(shape, limit))
+        return CUDA_LINEAR_FUSED;
+    if (limit < CUDA_SMALL_CHUNK && limit / shape->in_features < shape->stored_out_features &&
+        is_wide(shape->in_features, shape->stored_out_features, shape->rows))
         return CUDA_LINEAR_FUSED;
     /* Below a tile there is nothing that could be expanded by itself. */
     return limit < 32 * 32 ? CUDA_LINEAR_FUSED : CUDA_LINEAR_CHUNKED;
@@ -465,31 +504,6 @@ void cuda_matrix_release(struct backend *backend, struct matrix *matrix)
 
 /* ---- fused, in one kernel ---- */
 
-/*
- * Whether rows above CUDA_FEW_ROWS go through linear_wgmma at once. The one thing that hangs on the device: other cards take
- * tiles of LINEAR_MAX_FUSED_ROWS rows, or expand. Without a device the answer is that of the cards that have it.
- */
-static bool wgmma_there(void)
-{
-    static atomic_int known;   /* 0: not yet; 1: no; 2: yes */
-    int answer = atomic_load_explicit(&known, memory_order_relaxed), major = 9;
-
-    if (!answer) {
-        if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) != cudaSuccess) {
-            cudaGetLastError();
-            major = 9;
-        }
-        answer = major == 9 ? 2 : 1;
-        atomic_store_explicit(&known, answer, memory_order_relaxed);
-    }
-    return answer == 2;
-}
-
-static bool is_wide(size_t rows)
-{
-    return rows > CUDA_FEW_ROWS && wgmma_there();
-}
-
 static int wide_linear(const struct cuda_linear_call *call, char *workspace, struct plim_err *err)
 {
     const struct cuda_linear_shape *shape = &call->shape;
@@ -554,7 +568,7 @@ static struct linear_few shape_call(size_t in_features, size_t stored_out_featur
 /* A last tile of fewer rows may be cut otherwise than the ones before. */
 static size_t fused_workspace_bytes(size_t in_features, size_t stored_out_features, size_t rows)
 {
-    if (is_wide(rows))
+    if (is_wide(in_features, stored_out_features, rows))
         return rows * in_features * sizeof(uint16_t);
 
     struct linear_few call = shape_call(in_features, stored_out_features, rows);
@@ -593,6 +607,7 @@ static int fused_linear(const struct cuda_linear_call *call, struct plim_err *er
     size_t in = call->shape.in_features, rows = call->shape.rows;
     size_t bytes = fused_workspace_bytes(in, call->shape.stored_out_features, rows);
     char *workspace = NULL;
+    bool wide = is_wide(in, call->shape.stored_out_features, rows);
     int rc = 0;
 
     if (bytes > 0) {
@@ -600,9 +615,9 @@ static int fused_linear(const struct cuda_linear_call *call, struct plim_err *er
         if (!workspace)
             return -1;
     }
-    if (is_wide(rows))
+    if (wide)
         rc = wide_linear(call, workspace, err);
-    for (size_t row = 0; row < rows && rc == 0 && !is_wide(rows); row += LINEAR_MAX_FUSED_ROWS) {
+    for (size_t row = 0; row < rows && rc == 0 && !wide; row += LINEAR_MAX_FUSED_ROWS) {
         struct linear_few few = {
             .matrix = { call->matrix->tiles },
             .y = { call->y + row * call->shape.out_features },

@@ -5,11 +5,12 @@
  * Linear layers on CUDA: y = x W (+ bias). The entries of the backend's table are declared in cuda_internal.h; this is
  * what the files behind them share.
  *
- * Ways through a matrix, chosen by its shape, `rows` and the parameters, never by the device, so that memory can be
- * predicted anywhere and results repeat:
+ * Ways through a matrix, chosen by its shape, `rows`, the parameters and whether the device has wgmma, and by nothing
+ * else, so that memory can be predicted anywhere and results repeat:
  *
- *   fused    EXL2, rows <= dq_rows: tensor cores straight from the packed codes, LINEAR_MAX_FUSED_ROWS rows at a time;
- *            one row is gathered by the kernel itself. linear_few.cu.
+ *   fused    EXL2, rows <= dq_rows: tensor cores straight from the packed codes, LINEAR_MAX_FUSED_ROWS rows at a time
+ *            (one row is gathered by the kernel itself; linear_few.cu), or all of many at once on compute capability 9.0
+ *            (linear_wgmma.cu), which also takes over where chunks would be too small for cuBLAS.
  *   chunked  EXL2, more rows: columns of W are expanded to fp16 in two buffers, of max_dq_size elements together, while
  *            cuBLAS multiplies the columns before them. linear_chunked.c.
  *   dots     dense, up to LINEAR_DENSE_ROWS rows: linear_dense.cu.
