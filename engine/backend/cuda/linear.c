@@ -10,14 +10,8 @@
 #include "threads.h"
 
 /*
- * dq_rows=auto. On one H100, us for 4096 x 14336 and 4096 x 4096 of 4 bits: 128 rows through packed weights 80 and 47,
- * expanded and multiplied by cuBLAS 105 and about 40; 1024 rows 320 and 80 against about 240 and 70.
- */
-#define CUDA_DQ_ROWS ((size_t)128)
-
-/*
  * Chunks smaller than this leave cuBLAS too few columns at a time (2048 rows of 4096 x 14336: 698 us at 2 Mi elements, 920 at
- * 1 Mi); linear_wgmma, where it can run, needs no buffer (612).
+ * 1 Mi); linear_wgmma, where it can run, needs no buffer.
  */
 #define CUDA_SMALL_CHUNK ((size_t)4 << 20)
 
@@ -50,16 +44,51 @@ static bool wgmma_there(void)
 }
 
 /*
- * Whether packed weights meet these rows in linear_wgmma, or in tiles of LINEAR_MAX_FUSED_ROWS rows. A wave of its blocks
- * (256 columns by 128 rows, 132 at a time) takes 80 us for 4096 rows of W; a tile takes some 6 us and 40 for 4096 x 14336.
+ * What ways cost, in ns, as one H100 was measured (bench_cuda_linear); they decide dq_rows=auto, and which kernel takes
+ * many rows of packed weights.
  */
-static bool is_wide(size_t in_features, size_t stored_out_features, size_t rows)
-{
-    size_t blocks = plim_ceil_div(stored_out_features, 256) * plim_ceil_div(rows, 128);
-    size_t wide_ns = plim_ceil_div(blocks, 132) * in_features * 20;
-    size_t tile_ns = 6000 + in_features * stored_out_features / 1468;
 
-    return rows > LINEAR_MAX_FUSED_ROWS && wide_ns < plim_ceil_div(rows, LINEAR_MAX_FUSED_ROWS) * tile_ns && wgmma_there();
+/* linear_wgmma: blocks of 256 columns by 128 rows, 132 at a time; a wave takes so long for each row of W. */
+#define WIDE_NS_PER_ROW ((size_t)20)
+
+static size_t wide_ns(size_t in_features, size_t columns, size_t rows)
+{
+    size_t blocks = plim_ceil_div(columns, 256) * plim_ceil_div(rows, 128);
+    return plim_ceil_div(blocks, 132) * in_features * WIDE_NS_PER_ROW;
+}
+
+/* linear_few: 46 us for 64 rows of 4096 x 14336, 20 of 4096 x 4096. */
+static size_t tiles_ns(size_t in_features, size_t columns, size_t rows)
+{
+    return plim_ceil_div(rows, LINEAR_MAX_FUSED_ROWS) * (6000 + in_features * columns / 1468);
+}
+
+/* Expanding at the memory's rate, and cuBLAS: reading fp16 weights or 700 TFLOP/s, whichever takes longer. */
+static size_t chunks_ns(size_t in_features, size_t columns, size_t rows)
+{
+    size_t elements = in_features * columns;
+    return 8000 + elements / 1080 + plim_max(elements / 1300, rows * elements / 350000);
+}
+
+/* Whether packed weights meet these rows in linear_wgmma, or else in tiles of LINEAR_MAX_FUSED_ROWS rows. */
+static bool is_wide(size_t in_features, size_t columns, size_t rows)
+{
+    return rows > LINEAR_MAX_FUSED_ROWS &&
+           wide_ns(in_features, columns, rows) < tiles_ns(in_features, columns, rows) && wgmma_there();
+}
+
+/*
+ * Up to dq_rows rows, packed weights are multiplied as they are; auto: where that is the faster way. One row always is: a
+ * decoded token's graph then needs no scratch.
+ */
+static bool is_few(const struct cuda_linear_shape *shape, int64_t dq_rows)
+{
+    size_t in = shape->in_features, columns = shape->stored_out_features, rows = shape->rows;
+
+    if (dq_rows >= 0)
+        return rows <= (size_t)dq_rows || rows == 1;
+    size_t fused = is_wide(in, columns, rows) ? wide_ns(in, columns, rows) : tiles_ns(in, columns, rows);
+    return rows <= LINEAR_MAX_FUSED_ROWS || fused < chunks_ns(in, columns, rows);
 }
 
 /* dq_mode=gated, as ExLlamaV2 decides (memory-model notes, 1.3). */
@@ -71,11 +100,10 @@ static bool gate_expands(const struct cuda_linear_shape *shape, size_t max_eleme
 enum cuda_linear_path cuda_linear_path(const struct cuda_linear_shape *shape, const struct plim_parameters *parameters)
 {
     size_t limit = (size_t)parameters->count[PLIM_MAX_DQ_SIZE];
-    int64_t dq_rows = parameters->count[PLIM_DQ_ROWS];
 
     if (!shape->is_exl2)
         return shape->rows <= LINEAR_DENSE_ROWS ? CUDA_LINEAR_DOTS : CUDA_LINEAR_PRODUCT;
-    if (shape->rows <= (dq_rows < 0 ? CUDA_DQ_ROWS : (size_t)dq_rows) || shape->rows == 1)
+    if (is_few(shape, parameters->count[PLIM_DQ_ROWS]))
         return CUDA_LINEAR_FUSED;
     if (parameters->count[PLIM_DQ_MODE] == PLIM_DQ_GATED && !gate_expands(shape, limit))
         return CUDA_LINEAR_FUSED;
