@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "plimsoll/file.h"
+#include "metrics.h"
 #include "suite.h"
 
 static void read_full(struct suite *suite)
@@ -283,4 +284,36 @@ Test(suite, a_file_that_is_missing_is_named)
     cr_assert_eq(suite_read(&suite, "./no-such.json", &err), -1);
     cr_expect(strstr(err.message, "./no-such.json"), "%s", err.message);
     cr_expect_eq(err.kind, PLIM_ERR_INPUT);
+}
+
+/* ---- metrics with a hole in their name ---- */
+
+Test(metrics, tags_and_phases_fill_their_patterns)
+{
+    static const struct {
+        const char *name, *row;
+    } known[] = {
+        { "peak_hessian_bytes", "peak_TAG_bytes" },
+        { "peak_slow_calibration_bytes", "peak_slow_TAG_bytes" },
+        { "peak_in_cholesky_bytes", "peak_in_PHASE_bytes" },
+        { "peak_slow_in_permute_bytes", "peak_slow_in_PHASE_bytes" },
+        { "predicted_in_quantise_bytes", "predicted_in_PHASE_bytes" },
+        { "phase_pack_time_ns", "phase_PHASE_time_ns" },
+        { "kl_divergence", "kl_divergence" },
+    };
+    static const char *const unknown[] = { "peak_in_nothing_bytes", "peak_in_PHASE_bytes", "phase_TAG_time_ns",
+                                           "phase_weights_time_ns", "peak_in_weights_bytes" };
+
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        cr_assert_not_null(metric_find(known[i].name), "%s", known[i].name);
+        cr_expect_str_eq(metric_find(known[i].name)->name, known[i].row);
+    }
+    for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++)
+        cr_expect_null(metric_find(unknown[i]), "%s", unknown[i]);
+    cr_expect_str_eq(metric_nearest("peak_in_cholesty_bytes"), "peak_in_cholesky_bytes");
+    cr_expect(metric_is_silent_peak("peak_slow_in_permute_bytes"));
+    cr_expect(metric_is_silent_peak("peak_dequant_bytes"));
+    cr_expect_not(metric_is_silent_peak("peak_requested_fast_bytes"));
+    cr_expect(metric_only_explains("phase_search_time_ns"));
+    cr_expect_not(metric_only_explains("quantize_time_ns"));
 }
