@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "gpu.h"
 #include "heap.h"
 #include "plimsoll/cpu.h"
 #include "plimsoll/engine.h"
@@ -76,10 +77,9 @@ int fingerprint_machine(struct facts *facts, struct plim_err *err)
         facts_set_text(facts, "compiler", plim_compiler, err) < 0 ||
         facts_set_text(facts, "compile_flags", plim_compile_flags, err) < 0 ||
         facts_set_text(facts, "build_type", plim_build_type, err) < 0 ||
-        facts_set_text(facts, "blas", blas, err) < 0 || facts_set_text(facts, "blas_core", core, err) < 0 ||
-        facts_set_text(facts, "gpu", "none", err) < 0)
+        facts_set_text(facts, "blas", blas, err) < 0 || facts_set_text(facts, "blas_core", core, err) < 0)
         return -1;
-    return 0;
+    return gpu_facts(facts, err);
 }
 
 /* ---- recorded only ---- */
@@ -112,7 +112,7 @@ int fingerprint_recorded(struct facts *facts, struct plim_err *err)
         facts_set_text(facts, "host", host, err) < 0 || facts_set_text(facts, "kernel_release", release, err) < 0 ||
         facts_set_number(facts, "load_average", load, err) < 0 || facts_set_number(facts, "cpu_mhz", cpu_mhz(), err) < 0)
         return -1;
-    return 0;
+    return gpu_recorded(facts, err);
 }
 
 /* ---- class ---- */

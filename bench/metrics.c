@@ -19,9 +19,14 @@ static const struct metric_row rows[] = {
     { "weight_read_bytes_per_s", "bytes/s", METRIC_TIMING, DIRECTION_HIGHER, "weight bytes read in decode steps over their time" },
     { "read_bandwidth_bytes_per_s", "bytes/s", METRIC_TIMING, DIRECTION_HIGHER, "plain reads with the case's threads, measured beside the decode" },
     { "read_bandwidth_fraction", "", METRIC_TIMING, DIRECTION_HIGHER, "weight_read_bytes_per_s over read_bandwidth_bytes_per_s of the same repeat" },
+    { "copy_bandwidth_bytes_per_s", "bytes/s", METRIC_TIMING, DIRECTION_HIGHER, "cuda: a device-to-device copy, bytes read and written, measured beside the decode" },
+    { "copy_bandwidth_fraction", "", METRIC_TIMING, DIRECTION_HIGHER, "weight_read_bytes_per_s over copy_bandwidth_bytes_per_s of the same repeat" },
+    { "fp16_product_flops_per_s", "flop/s", METRIC_TIMING, DIRECTION_HIGHER, "cuda: cuBLAS on ready fp16 weights of the same shapes, measured beside the prefill" },
+    { "fp16_product_fraction", "", METRIC_TIMING, DIRECTION_HIGHER, "prefill_flops_per_s over fp16_product_flops_per_s of the same repeat" },
     { "generate_tokens_per_s", "tokens/s", METRIC_TIMING, DIRECTION_HIGHER, "generated tokens after the first over their time" },
     { "first_token_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "prompt to the first generated token" },
     { "perplexity_tokens_per_s", "tokens/s", METRIC_TIMING, DIRECTION_HIGHER, "tokens scored over the time" },
+    { "open_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "opening the engine: on cuda, the driver's context" },
     { "load_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "model directory to a model that can run" },
     { "first_logits_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "model directory to the first logits (load, session, one token)" },
     { "quantize_time_ns", "ns", METRIC_TIMING, DIRECTION_LOWER, "quantising: a layer, or a whole model with its measurement apart" },
@@ -47,6 +52,8 @@ static const struct metric_row rows[] = {
     { "predicted_TAG_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "peak_TAG_bytes as predicted from the configuration" },
     { "predicted_in_PHASE_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "peak_in_PHASE_bytes as predicted from the shape" },
     { "predicted_slow_in_PHASE_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "peak_slow_in_PHASE_bytes as predicted from the shape" },
+    { "predicted_slow_peak_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "peak_requested_slow_bytes as predicted from the configuration" },
+    { "predicted_slow_TAG_bytes", "bytes", METRIC_EXACT, DIRECTION_NONE, "peak_slow_TAG_bytes as predicted from the configuration" },
     { "prediction_error_bytes", "bytes", METRIC_EXACT, DIRECTION_LOWER, "sum of |measured - predicted| over the total, the tags, and the phases of a quantised layer" },
     { "allocation_count", "", METRIC_EXACT, DIRECTION_LOWER, "allocations that the engine made" },
     { "leaked_blocks", "", METRIC_EXACT, DIRECTION_LOWER, "blocks still live after everything was closed" },
@@ -56,6 +63,16 @@ static const struct metric_row rows[] = {
     { "peak_reserved_slow_bytes", "bytes", METRIC_SYSTEM, DIRECTION_LOWER, "the same on the slow tier" },
     { "boundary_reserved_bytes", "bytes", METRIC_SYSTEM, DIRECTION_LOWER, "held from the system on the fast tier behind a module of a conversion: the most, of all boundaries" },
     { "peak_rss_bytes", "bytes", METRIC_SYSTEM, DIRECTION_LOWER, "peak resident set of the worker process, mapped files included" },
+    { "process_device_bytes", "bytes", METRIC_SYSTEM, DIRECTION_LOWER, "cuda: device memory of the worker process by the driver's count, after the work" },
+    { "device_outside_pool_bytes", "bytes", METRIC_SYSTEM, DIRECTION_LOWER, "of it, what the pool does not hold: context, kernels, libraries" },
+
+    /* the GPU beside a case, only recorded */
+    { "gpu_sm_clock_before_mhz", "MHz", METRIC_SYSTEM, DIRECTION_NONE, "clock before a repeat" },
+    { "gpu_sm_clock_after_mhz", "MHz", METRIC_SYSTEM, DIRECTION_NONE, "and after it" },
+    { "gpu_temperature_before_c", "C", METRIC_SYSTEM, DIRECTION_NONE, "temperature before a repeat" },
+    { "gpu_temperature_after_c", "C", METRIC_SYSTEM, DIRECTION_NONE, "and after it" },
+    { "gpu_throttle_before", "", METRIC_SYSTEM, DIRECTION_NONE, "NVML's bits of why the clock is held down, before a repeat; 0: nothing holds it" },
+    { "gpu_throttle_after", "", METRIC_SYSTEM, DIRECTION_NONE, "and after it" },
 
     /* work done, exact */
     { "dequant_chunks", "", METRIC_EXACT, DIRECTION_LOWER, "pieces of weights expanded" },
@@ -162,18 +179,19 @@ bool metric_only_explains(const char *name)
 {
     static const char *const names[] = { "sgemm_flops_per_s", "read_bandwidth_bytes_per_s", "prefill_flops_per_s",
                                          "weight_read_bytes_per_s", "cpu_seconds_per_second", "reference_perplexity",
-                                         "perplexity_excess", "harness_fraction" };
+                                         "perplexity_excess", "harness_fraction", "copy_bandwidth_bytes_per_s",
+                                         "fp16_product_flops_per_s" };
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(name, names[i]) == 0)
             return true;
-    return strncmp(name, "at_peak_", 8) == 0 || strncmp(name, "predicted_", 10) == 0 || strncmp(name, "phase_", 6) == 0;
+    return strncmp(name, "at_peak_", 8) == 0 || strncmp(name, "gpu_", 4) == 0 || strncmp(name, "predicted_", 10) == 0 || strncmp(name, "phase_", 6) == 0;
 }
 
 const char *metric_nearest(const char *name)
 {
     /* Every plain name and every filling of every pattern. */
-    enum { NAME_LIMIT = 320, NAME_SIZE = 64 };
+    enum { NAME_LIMIT = 400, NAME_SIZE = 64 };
     static char filled[NAME_LIMIT][NAME_SIZE];
     const char *names[NAME_LIMIT + 1];
     size_t count = 0;

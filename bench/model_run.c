@@ -8,6 +8,7 @@
 #include <time.h>
 #include <xxhash.h>
 
+#include "gpu_case.h"
 #include "metrics.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/cpu.h"
@@ -15,7 +16,8 @@
 #include "plimsoll/units.h"
 #include "text_ids.h"
 
-#define DEQUANTISED_ELEMENT_BYTES 4   /* the CPU backend expands weights to fp32, for sgemm */
+#define DEQUANTISED_ELEMENT_BYTES 4        /* the CPU backend expands weights to fp32, for sgemm */
+#define CUDA_DEQUANTISED_ELEMENT_BYTES 2   /* the CUDA backend to fp16, for the tensor cores */
 #define READ_REFERENCE_NS ((uint64_t)60 * 1000 * 1000)
 
 /* ---- open ---- */
@@ -36,9 +38,12 @@ int model_run_open_session(struct model_run *m, size_t context_tokens, struct pl
 
 int model_run_open_engine(struct model_run *m, struct workload_run *run, struct plim_err *err)
 {
-    *m = (struct model_run){ .run = run, .start_ns = plim_now_ns() };
+    *m = (struct model_run){ .run = run };
+    gpu_case_begin(m);
+    m->start_ns = plim_now_ns();
     if (plim_engine_open(&m->engine, NULL, &run->parameters, NULL, err) < 0)
         return -1;
+    m->open_ns = plim_now_ns() - m->start_ns;
     if (run->request->trace_path && run->repeat == 0 &&
         plim_pool_trace_start(plim_engine_pool(m->engine), run->request->trace_path, err) < 0)
         return -1;
@@ -211,6 +216,10 @@ void logits_key(const struct model_run *m, char *buffer, size_t size)
 {
     char kernels[80];
 
+    if (gpu_case_is_cuda(m)) {
+        gpu_case_key(m, buffer, size);
+        return;
+    }
     kernels_key(kernels, sizeof kernels);
     snprintf(buffer, size, "%s/%lld", kernels, (long long)m->run->parameters.count[PLIM_CPU_THREADS]);
 }
@@ -225,12 +234,13 @@ int report_cpu_time(struct model_run *m, const struct stopwatch *spent, struct p
 int report_work(struct model_run *m, const struct stopwatch *spent, struct plim_err *err)
 {
     const struct plim_counters *c = &spent->counters;
+    double element_bytes = gpu_case_is_cuda(m) ? CUDA_DEQUANTISED_ELEMENT_BYTES : DEQUANTISED_ELEMENT_BYTES;
     const struct {
         const char *name;
         double value;
     } numbers[] = {
         { "dequant_chunks", (double)c->dequant_chunks },
-        { "dequantised_bytes", (double)c->dequantised_elements * DEQUANTISED_ELEMENT_BYTES },
+        { "dequantised_bytes", (double)c->dequantised_elements * element_bytes },
         { "weight_bytes_read", (double)c->weight_bytes_read },
         { "fused_calls", (double)c->fused_calls },
         { "chunked_calls", (double)c->chunked_calls },
@@ -261,12 +271,14 @@ int report_tags(struct model_run *m, const char *prefix, const uint64_t *bytes, 
 }
 
 /* The peak covers the process's whole life, so it is the workload's own only until the first yardstick is opened. */
-static void note_peak_rss(struct model_run *m)
+static void note_process(struct model_run *m)
 {
     const struct references *r = m->run->references;
 
-    if (!r->read_open && !r->gemm_open && !r->other_models)
+    if (!r->read_open && !r->gemm_open && !r->other_models) {
         m->peak_rss_bytes = plim_peak_rss_bytes();
+        gpu_case_note_memory(m);
+    }
 }
 
 /* Peaks as the pool has them. */
@@ -290,13 +302,33 @@ static int report_memory(struct model_run *m, struct plim_err *err)
     if ((!m->quantizes && report_peaks(m, &s, err) < 0) ||
         report_number(m, "allocation_count", (double)s.allocation_count, err) < 0)
         return -1;
-    note_peak_rss(m);
+    note_process(m);
     return m->peak_rss_bytes ? report_number(m, "peak_rss_bytes", (double)m->peak_rss_bytes, err) : 0;
 }
 
 static uint64_t distance(uint64_t a, uint64_t b)
 {
     return a > b ? a - b : b - a;
+}
+
+static void widen_plan(struct plim_plan *all, const struct plim_plan *plan)
+{
+    all->peak_bytes = plim_max(all->peak_bytes, plan->peak_bytes);
+    all->slow_peak_bytes = plim_max(all->slow_peak_bytes, plan->slow_peak_bytes);
+    for (int tag = 0; tag < PLIM_TAG_COUNT; tag++) {
+        all->tag_peak_bytes[tag] = plim_max(all->tag_peak_bytes[tag], plan->tag_peak_bytes[tag]);
+        all->slow_tag_peak_bytes[tag] = plim_max(all->slow_tag_peak_bytes[tag], plan->slow_tag_peak_bytes[tag]);
+    }
+}
+
+/* Where the fast tier is RAM, inference leaves the slow one alone: there is nothing to say of it. */
+static int report_slow_prediction(struct model_run *m, const struct plim_plan *all, struct plim_err *err)
+{
+    if (all->slow_peak_bytes == 0)
+        return 0;
+    if (report_number(m, "predicted_slow_peak_bytes", (double)all->slow_peak_bytes, err) < 0)
+        return -1;
+    return report_tags(m, "predicted_slow", all->slow_tag_peak_bytes, err);
 }
 
 int report_prediction(struct model_run *m, const struct plim_plan_request *requests, size_t request_count,
@@ -311,17 +343,16 @@ int report_prediction(struct model_run *m, const struct plim_plan_request *reque
 
         if (plim_predict(m->run->request->model_directory, NULL, &m->run->parameters, &requests[i], &plan, err) < 0)
             return -1;
-        all.peak_bytes = all.peak_bytes > plan.peak_bytes ? all.peak_bytes : plan.peak_bytes;
-        for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
-            if (plan.tag_peak_bytes[tag] > all.tag_peak_bytes[tag])
-                all.tag_peak_bytes[tag] = plan.tag_peak_bytes[tag];
+        widen_plan(&all, &plan);
     }
     plim_pool_stats(plim_engine_pool(m->engine), &s);
-    error = distance(all.peak_bytes, s.peak[PLIM_FAST].total_bytes);
+    error = distance(all.peak_bytes, s.peak[PLIM_FAST].total_bytes) +
+            distance(all.slow_peak_bytes, s.peak[PLIM_SLOW].total_bytes);
     for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
-        error += distance(all.tag_peak_bytes[tag], s.tag_peak_bytes[PLIM_FAST][tag]);
+        error += distance(all.tag_peak_bytes[tag], s.tag_peak_bytes[PLIM_FAST][tag]) +
+                 distance(all.slow_tag_peak_bytes[tag], s.tag_peak_bytes[PLIM_SLOW][tag]);
     if (report_number(m, "predicted_peak_bytes", (double)all.peak_bytes, err) < 0 ||
-        report_tags(m, "predicted", all.tag_peak_bytes, err) < 0)
+        report_tags(m, "predicted", all.tag_peak_bytes, err) < 0 || report_slow_prediction(m, &all, err) < 0)
         return -1;
     return report_number(m, "prediction_error_bytes", (double)error, err);
 }
@@ -354,10 +385,14 @@ int report_read_reference(struct model_run *m, double bytes_per_s, uint64_t step
 
     /* Weights that stay in cache are not read at memory's speed: there is nothing to compare with. Warm-ups report
      * nothing, so they measure nothing either. */
-    if (step_bytes < 2 * last_level_cache_bytes() || m->run->repeat < 0 ||
+    if ((!gpu_case_is_cuda(m) && step_bytes < 2 * last_level_cache_bytes()) || m->run->repeat < 0 ||
         !argument_is_on(&m->run->request->arguments, "bandwidth_reference"))
         return 0;
-    note_peak_rss(m);
+    note_process(m);
+    if (gpu_case_is_cuda(m)) {
+        r->read_open = true;
+        return gpu_case_read_reference(m, bytes_per_s, step_bytes, err);
+    }
     if (!r->read_open) {
         r->read_open = true;
         if (read_yardstick_open(&r->read, (int)m->run->parameters.count[PLIM_CPU_THREADS], err) < 0)
@@ -390,7 +425,11 @@ int report_gemm_reference(struct model_run *m, size_t rows, double flops_per_s, 
 
     if (m->run->repeat < 0 || !argument_is_on(&m->run->request->arguments, "sgemm_reference"))
         return 0;
-    note_peak_rss(m);
+    note_process(m);
+    if (gpu_case_is_cuda(m)) {
+        r->gemm_open = true;
+        return gpu_case_product_reference(m, rows, r->shapes, layer_shapes(&m->info, r->shapes), flops_per_s, err);
+    }
     if (!r->gemm_open) {
         r->gemm_open = true;
         if (gemm_yardstick_open(&r->gemm, rows, r->shapes, layer_shapes(&m->info, r->shapes),
@@ -417,6 +456,8 @@ int model_run_close(struct model_run *m, int rc, struct plim_err *err)
         if (report_memory(m, rc < 0 ? &unreported : err) < 0)
             rc = -1;
     }
+    if (gpu_case_end(m, rc < 0 ? &unreported : err) < 0)
+        rc = -1;
     plim_session_close(m->session);
     plim_model_free(m->model);
     if (m->planted)

@@ -11,6 +11,7 @@
  *     return model_run_close(&m, rc, &err);
  */
 
+#include "gpu.h"
 #include "plimsoll/engine.h"
 #include "workload_run.h"
 
@@ -23,10 +24,15 @@ struct model_run {
     int32_t *ids;                   /* random ids, `id_count` of them */
     size_t id_count;
     uint64_t start_ns;              /* before the engine was opened */
+    uint64_t open_ns;               /* opening the engine */
     uint64_t load_ns;               /* the model's load */
     void *planted;                  /* a gate's control: bytes that it must find; or NULL */
     bool quantizes;                 /* the pool's peaks are those of the last phase: report_usage has the whole */
     int64_t peak_rss_bytes;         /* taken before a yardstick's buffers would count; 0: not yet */
+    struct gpu *gpu;                /* the probe, on the cuda backend; gpu_case.h */
+    struct gpu_state gpu_before;
+    double process_device_bytes;    /* taken as peak_rss_bytes; negative: not known */
+    double outside_pool_bytes;      /* of them, what the pool does not hold */
 };
 
 /*

@@ -21,7 +21,7 @@ static const struct argument_row prefill_arguments[] = {
     { "prompt_tokens", ARGUMENT_COUNT, "512", 1, TOKENS_LIMIT, NULL, "random ids run in one call; the last one's logits are computed" },
     { "past_tokens", ARGUMENT_COUNT, "0", 0, TOKENS_LIMIT, NULL, "ids put into the cache before, not timed" },
     { "context_tokens", ARGUMENT_COUNT, "0", 0, TOKENS_LIMIT, NULL, "capacity of the cache; 0: as many as are used" },
-    { "sgemm_reference", ARGUMENT_SWITCH, "off", 0, 0, NULL, "time BLAS sgemm of the same shapes beside each repeat" },
+    { "sgemm_reference", ARGUMENT_SWITCH, "off", 0, 0, NULL, "time BLAS sgemm (cuda: cuBLAS in fp16) of the same shapes beside each repeat" },
     ROW_SEED,
     ROW_END
 };

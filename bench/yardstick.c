@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "gpu.h"
 #include "plimsoll/cpu.h"
 #include "plimsoll/units.h"
 
@@ -100,5 +101,5 @@ int yardsticks_measure(struct facts *facts, struct plim_err *err)
         add_fma(facts, "fma_1_flops_per_s", 1, err) < 0 || add_fma(facts, "fma_flops_per_s", cores, err) < 0 ||
         add_gemm(facts, "sgemm_1_flops_per_s", 1, err) < 0 || add_gemm(facts, "sgemm_flops_per_s", cores, err) < 0)
         return -1;
-    return 0;
+    return gpu_yardsticks(facts, err);
 }

@@ -64,7 +64,8 @@ size_t last_level_cache_bytes(void);
 /*
  * All of them, with one thread and with every core, into facts:
  * read_bandwidth_1_bytes_per_s, read_bandwidth_bytes_per_s, fma_1_flops_per_s, fma_flops_per_s, sgemm_1_flops_per_s,
- * sgemm_flops_per_s. Takes about a second.
+ * sgemm_flops_per_s; and of a GPU, where one can be used, gpu_read_bytes_per_s, gpu_copy_bytes_per_s, gpu_upload_bytes_per_s
+ * and gpu_fp16_flops_per_s. Takes about a second.
  */
 int yardsticks_measure(struct facts *facts, struct plim_err *err);
 

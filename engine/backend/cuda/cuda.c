@@ -38,7 +38,7 @@ static int open_device(struct cuda *cuda, struct plim_err *err)
     return 0;
 }
 
-int cuda_device_select(int device, struct plim_err *err)
+int cuda_device_check(int device, struct plim_err *err)
 {
     int count = 0, driver = 0, runtime = 0;
     cudaError_t status = cudaGetDeviceCount(&count);
@@ -60,7 +60,12 @@ int cuda_device_select(int device, struct plim_err *err)
         return -1;
     if (device >= count)
         return plim_err_input(err, "device %d: there are %d, counted from 0", device, count);
-    return cuda_check(cudaSetDevice(device), "choosing the device", err);
+    return 0;
+}
+
+int cuda_device_select(int device, struct plim_err *err)
+{
+    return cuda_device_check(device, err) < 0 ? -1 : cuda_check(cudaSetDevice(device), "choosing the device", err);
 }
 
 /* What a backend keeps in host memory, in one block. */

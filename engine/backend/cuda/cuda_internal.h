@@ -121,9 +121,12 @@ int cuda_launch_check(const char *kernel, struct plim_err *err);
     } while (0)
 
 /*
- * Makes `device` the calling thread's, or says in one line why it can't be used: no driver, a driver older than this
- * build's runtime, no such device.
+ * Whether `device` can be used, or in one line why not: no driver, a driver older than this build's runtime, no such
+ * device. Creates no context.
  */
+int cuda_device_check(int device, struct plim_err *err);
+
+/* The same, and makes it the calling thread's. */
 int cuda_device_select(int device, struct plim_err *err);
 
 /* The fast tier's memory on `device`, for the pool. Touches no device before the pool's first allocation there. */
