@@ -8,7 +8,7 @@
 #include "runner.h"
 #include "table.h"
 
-static const char *const fractions[] = { "read_bandwidth_fraction", "sgemm_fraction", NULL };
+static const char *const fractions[] = { "read_bandwidth_fraction", "sgemm_fraction", "fp16_product_fraction", NULL };
 
 /* ---- of the machine ---- */
 
@@ -27,6 +27,13 @@ static double yardstick_of(const struct result *result, const struct result_case
     const struct fact *fact = facts_find(&result->yardsticks, single ? one : all);
 
     return fact ? fact->number : NAN;
+}
+
+static bool is_cuda(const struct result_case *c)
+{
+    const struct fact *backend = facts_find(&c->parameters, "backend");
+
+    return backend && backend->text && strcmp(backend->text, "cuda") == 0;
 }
 
 /* Weights that stay in the caches are not read from memory, so its speed is no measure for them. */
@@ -49,6 +56,10 @@ static double machine_fraction(const struct result *result, const struct result_
         if (case_find_metric(c, *name))
             return median_of(c, *name);
     *paired = false;
+    if (is_cuda(c) && case_find_metric(c, "prefill_flops_per_s"))
+        return median_of(c, "prefill_flops_per_s") / yardstick_of(result, c, "gpu_fp16_flops_per_s", "gpu_fp16_flops_per_s");
+    if (is_cuda(c))
+        return NAN;   /* whether weights exceed the device's cache is known beside the repeats only */
     if (case_find_metric(c, "prefill_flops_per_s"))
         return median_of(c, "prefill_flops_per_s") / yardstick_of(result, c, "sgemm_1_flops_per_s", "sgemm_flops_per_s");
     if (case_find_metric(c, "weight_read_bytes_per_s") && reads_memory(result, c))
@@ -159,6 +170,20 @@ static void fill(struct table *t, const struct suite *suite, const struct result
                 row(t, result, &result->cases[i], expected == 1);
 }
 
+static void print_gpu_yardsticks(const struct result *result, FILE *out)
+{
+    const struct fact *gpu = facts_find(&result->machine, "gpu");
+    const struct fact *read = facts_find(&result->yardsticks, "gpu_read_bytes_per_s");
+    const struct fact *copy = facts_find(&result->yardsticks, "gpu_copy_bytes_per_s");
+    const struct fact *product = facts_find(&result->yardsticks, "gpu_fp16_flops_per_s");
+    char a[40], b[40], c[40];
+
+    if (gpu && gpu->text && read && copy && product)
+        fprintf(out, "%s: reads %s, copies %s, fp16 products %s\n", gpu->text,
+                format_value(a, sizeof a, read->number, "bytes/s"), format_value(b, sizeof b, copy->number, "bytes/s"),
+                format_value(c, sizeof c, product->number, "flop/s"));
+}
+
 static void print_yardsticks(const struct result *result, FILE *out)
 {
     const struct fact *read = facts_find(&result->yardsticks, "read_bandwidth_bytes_per_s");
@@ -170,6 +195,7 @@ static void print_yardsticks(const struct result *result, FILE *out)
         fprintf(out, "This machine (%s): reads %s, multiply-adds %s, sgemm %s\n", result->machine_class,
                 format_value(a, sizeof a, read->number, "bytes/s"), format_value(b, sizeof b, fma->number, "flop/s"),
                 format_value(c, sizeof c, gemm->number, "flop/s"));
+    print_gpu_yardsticks(result, out);
 }
 
 static void print_details(const struct result *result, const char *before, FILE *out)
