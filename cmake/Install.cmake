@@ -13,6 +13,17 @@ install(DIRECTORY suites baselines DESTINATION share/plimsoll COMPONENT program 
 install(DIRECTORY tools/gnuplot DESTINATION share/plimsoll COMPONENT program OPTIONAL)
 install(FILES README.md DESTINATION share/doc/plimsoll COMPONENT program OPTIONAL)
 
+# What ci/gpu runs on a machine with a GPU, from the archive.
+if(PLIMSOLL_GPU_TESTS AND PLIMSOLL_HAVE_CUDA AND BUILD_TESTING)
+  foreach(test test_cuda test_cuda_quantize)
+    set_target_properties(${test} PROPERTIES INSTALL_RPATH "$ORIGIN/../../lib/plimsoll")
+    target_link_options(${test} PRIVATE -Wl,--disable-new-dtags)
+    install(TARGETS ${test} RUNTIME_DEPENDENCY_SET plimsoll_libraries DESTINATION libexec/plimsoll COMPONENT gpu_tests)
+  endforeach()
+  install(DIRECTORY engine/tests/data/ DESTINATION libexec/plimsoll/test-data COMPONENT gpu_tests)
+  set(CPACK_PLIMSOLL_GPU_TESTS ON)
+endif()
+
 # All but the C library's own parts, which belong to the system that runs the program.
 install(RUNTIME_DEPENDENCY_SET plimsoll_libraries
   PRE_EXCLUDE_REGEXES "^ld-linux" "^libc\\.so" "^libm\\.so" "^libpthread\\.so" "^libdl\\.so" "^librt\\.so" "^libcuda\\.so"

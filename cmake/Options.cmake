@@ -4,6 +4,7 @@ set(PLIMSOLL_CUDA AUTO CACHE STRING "Build the CUDA backend: AUTO (if nvcc is th
 set_property(CACHE PLIMSOLL_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(PLIMSOLL_SANITIZE "" CACHE STRING "Sanitizers to build with, as for -fsanitize=")
 option(PLIMSOLL_WERROR "Treat warnings as errors" OFF)
+option(PLIMSOLL_GPU_TESTS "Put the GPU tests into the archive, for ci/gpu; their data is then looked for in ./test-data" OFF)
 option(PLIMSOLL_FUZZ "Build the libFuzzer targets (needs clang)" OFF)
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
@@ -58,8 +59,11 @@ function(plim_test name)
   add_executable(${name} ${ARG_SOURCES})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   target_link_libraries(${name} PRIVATE ${ARG_LINK} plim_options PkgConfig::CRITERION)
-  target_compile_definitions(${name} PRIVATE
-    PLIMSOLL_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}/data" PLIMSOLL_SOURCE="${PROJECT_SOURCE_DIR}")
+  set(data ${CMAKE_CURRENT_SOURCE_DIR}/data)
+  if(PLIMSOLL_GPU_TESTS AND name MATCHES "^test_cuda")
+    set(data test-data)
+  endif()
+  target_compile_definitions(${name} PRIVATE PLIMSOLL_TEST_DATA="${data}" PLIMSOLL_SOURCE="${PROJECT_SOURCE_DIR}")
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT 1200
     ENVIRONMENT "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/cmake/lsan.supp:print_suppressions=0")
