@@ -162,11 +162,40 @@ static __device__ __forceinline__ bool arrive_last(int tile, int splits)
     return last;
 }
 
-/* Adds up a tile's partials and writes vectors [first, first + count) of `head`; `stride` slots a split. */
+/* A tile's weights of each split, once for all: [count][splits] floats, then [count] sums. A warp for each vector. */
+static __device__ void combine_weights(const attention_args &args, const partials &p, int count, int stride, float *weights)
+{
+    int lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    float *sums = weights + count * args.splits;
+    for (int v = threadIdx.x / 32; v < count; v += warps) {
+        float highest = -INFINITY, sum = 0;
+        for (int s = lane; s < args.splits; s += 32)
+            highest = fmaxf(highest, __ldcg(&p.stats[s * stride + v]).x);
+        for (int other = 16; other; other /= 2)
+            highest = fmaxf(highest, __shfl_xor_sync(FULL_WARP, highest, other));
+        for (int s = lane; s < args.splits; s += 32) {
+            float2 stat = __ldcg(&p.stats[s * stride + v]);
+            float weight = stat.y > 0 ? exp2_fast(stat.x - highest) : 0.0f;
+            weights[v * args.splits + s] = weight;
+            sum += weight * stat.y;
+        }
+        for (int other = 16; other; other /= 2)
+            sum += __shfl_xor_sync(FULL_WARP, sum, other);
+        if (lane == 0)
+            sums[v] = sum;
+    }
+    __syncthreads();
+}
+
+/*
+ * Adds up a tile's partials and writes vectors [first, first + count) of `head`; `stride` slots a split. `weights`: shared
+ * memory of count * (splits + 1) floats.
+ */
 template <int DIM>
 static __device__ void combine_partials(const attention_args &args, const partials &p, int head, int first, int count,
-                                        int stride)
+                                        int stride, float *weights)
 {
+    combine_weights(args, p, count, stride, weights);
     const int quads = DIM / 4;
     int chunk = (int)args.value_format.chunk;
     int lane = threadIdx.x % 32;
@@ -175,16 +204,11 @@ static __device__ void combine_partials(const attention_args &args, const partia
         int index = r * (int)blockDim.x + (int)threadIdx.x;
         bool active = index < total;
         int v = active ? index / quads : 0, i = active ? index % quads * 4 : 0;
-        float highest = -INFINITY, sum = 0;
         quad o = { { 0, 0, 0, 0 } };
-        for (int s = 0; s < args.splits; s++)
-            highest = fmaxf(highest, __ldcg(&p.stats[s * stride + v]).x);
-#pragma unroll 8
+#pragma unroll 16
         for (int s = 0; s < args.splits; s++) {
-            float2 stat = __ldcg(&p.stats[s * stride + v]);
             float4 x = __ldcg((const float4 *)(p.sums + (size_t)(s * stride + v) * DIM + i));
-            float weight = stat.y > 0 ? exp2_fast(stat.x - highest) : 0.0f;
-            sum += weight * stat.y;
+            float weight = weights[v * args.splits + s];
             o.x[0] += weight * x.x;
             o.x[1] += weight * x.y;
             o.x[2] += weight * x.z;
@@ -192,7 +216,7 @@ static __device__ void combine_partials(const attention_args &args, const partia
         }
         if (chunk)
             o = quad_rotate(o, lane, chunk);
-        float inverse = 1.0f / sum;
+        float inverse = 1.0f / weights[count * args.splits + v];
 #pragma unroll
         for (int k = 0; k < 4; k++)
             o.x[k] *= inverse;

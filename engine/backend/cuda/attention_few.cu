@@ -367,7 +367,7 @@ __global__ void __launch_bounds__(THREADS) attention_few(attention_args args)
             quad_store(args.out + vector_offset(args, head, f) + i, x);
     }
     if (args.splits > 1 && arrive_last(head, args.splits))
-        combine_partials<DIM>(args, p, head, 0, count, count);
+        combine_partials<DIM>(args, p, head, 0, count, count, (float *)shared);
 }
 
 /* ---- launching ---- */
@@ -428,16 +428,20 @@ bool attention_few_supports(const attention_args *args)
 }
 
 /*
- * At least 64 keys a block, 16 a warp, and some two blocks of four warps for each of an H100's 132 multiprocessors; up to
- * 128 keys in one part (4.7 us at 8 heads of 128; 6.5 in two). The bucket is the next power of two from 128 up.
+ * At least 64 keys a block, 16 a warp, and some two blocks of four warps for each of an H100's 132 multiprocessors. Adding up
+ * costs some 2.5 us, so up to 256 keys stay in one part (6.3 us at 8 heads of 128; 7.0 to 7.5 in two or four). The bucket is
+ * the next power of two from 256 up.
+ *
+ * Tried and no better: eight warps a block; asking for the next block's rows while this one is multiplied, which takes the
+ * registers that a fourth block needs (4% slower at 8192 keys, 25% at 16384).
  */
 int attention_few_splits(int kv_heads, size_t keys)
 {
-    size_t bucket = 128;
+    size_t bucket = 256;
     while (bucket < keys)
         bucket *= 2;
     size_t most = (size_t)(264 + kv_heads - 1) / (size_t)kv_heads, splits = bucket / 64;
-    if (bucket == 128)
+    if (bucket == 256)
         return 1;
     return (int)(splits < most ? splits : most);
 }

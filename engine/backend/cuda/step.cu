@@ -70,7 +70,7 @@ static void forget(struct backend_step *step)
 /* Powers of two, as attention_few_splits has them. */
 static size_t bucket_of(size_t past)
 {
-    size_t bucket = 128;
+    size_t bucket = 256;
 
     while (bucket < past + 1)
         bucket *= 2;
