@@ -133,6 +133,9 @@ Test(model_prediction, input_and_attention_bounds)
 Test(model_prediction, a_cache_in_fp32)
 {
     check_requests(EXL2, "kv_cache=fp32 max_input_len=64");
+    check_requests(EXL2, "kv_cache=q8 max_input_len=64");
+    check_requests(EXL2, "kv_cache=q6");
+    check_requests(EXL2, "kv_cache=q4 max_attention_size=100");
 }
 
 Test(model_prediction, prompts_longer_than_the_limits_with_and_without_low_mem)
