@@ -41,6 +41,9 @@ void conversion_log(struct conversion *c, const char *format, ...) PLIM_PRINTF(2
 /* Moves the progress bar to `steps_done`, plus what `detail` says. */
 void conversion_progress(struct conversion *c, const char *detail);
 
+/* The same for part `done` + 1 of `total` of one block's step, begun at `start_ns`: with the time left of that step. */
+void conversion_progress_part(struct conversion *c, const char *what, size_t done, size_t total, uint64_t start_ns);
+
 /* Opens run and both sets of states for a stage's rows, and embeds the tokens into `current`. */
 int conversion_rows_open(struct conversion *c, const struct calibration_rows *rows, struct plim_err *err);
 void conversion_rows_close(struct conversion *c);

@@ -12,6 +12,7 @@
 
 #include "checkpoint.h"
 #include "conversion.h"
+#include "plimsoll/clock.h"
 
 static void record_name(size_t index, char name[40])
 {
@@ -75,13 +76,13 @@ static int install_option(struct module *m, struct current_option *now, int opti
 static int measure_options(struct module *m, struct block_error *errors, struct plim_err *err)
 {
     struct current_option now = { 0 };
-    char detail[200];
+    uint64_t start = plim_now_ns();
+    char what[200];
     int rc = 0;
 
+    snprintf(what, sizeof what, "measuring %s: option", m->key);
     for (int option = 0; option < module_option_count(m->kind) && rc == 0; option++) {
-        snprintf(detail, sizeof detail, "measuring %s, option %d of %d", m->key, option + 1,
-                 module_option_count(m->kind));
-        conversion_progress(m->c, detail);
+        conversion_progress_part(m->c, what, (size_t)option, (size_t)module_option_count(m->kind), start);
         rc = install_option(m, &now, option, err);
         if (rc == 0)
             rc = module_quantised(m, false, &errors[option], err);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "conversion.h"
+#include "plimsoll/clock.h"
 #include "plimsoll/json.h"
 #include "quantize_ops.h"
 #include "threads.h"
@@ -266,6 +267,8 @@ int module_reference(struct module *m, bool collect, struct plim_err *err)
 {
     struct conversion *c = m->c;
     struct reference_run run = { .m = m, .collect = collect };
+    uint64_t start = plim_now_ns();
+    char what[200];
     int rc = 0;
 
     if (collect && open_hessians(m, err) < 0)
@@ -273,7 +276,9 @@ int module_reference(struct module *m, bool collect, struct plim_err *err)
     enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_FORWARD);
     c->run.block.tap = collect ? collect_hessian : NULL;
     c->run.block.tap_context = &run;
+    snprintf(what, sizeof what, "%s: calibration row", m->key);
     for (run.row = 0; run.row < c->current.rows && rc == 0; run.row++) {
+        conversion_progress_part(c, what, run.row, c->current.rows, start);
         rc = block_run_row(&c->run, m->layer, m->kind, c->current.row[run.row], keep_target, &run, err);
         states_set_aside(&c->current, run.row);
         states_set_aside(&c->target, run.row);

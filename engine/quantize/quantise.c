@@ -12,6 +12,7 @@
 
 #include "checkpoint.h"
 #include "conversion.h"
+#include "plimsoll/clock.h"
 #include "stored_layer.h"
 
 /* ExLlamaV2 quantises larger heads by rounding; so do we, for their sake and the Hessian's. */
@@ -137,12 +138,13 @@ static int quantise_matrices(struct module *m, struct plim_err *err)
     struct conversion *c = m->c;
     bool rtn = c->options.round_to_nearest;
     struct gptq_result results[BLOCK_MAX_MATRICES] = { 0 };
-    char path[JOB_PATH_BYTES], detail[300];
+    char path[JOB_PATH_BYTES], what[200];
+    uint64_t start = plim_now_ns();
     int rc = 0;
 
+    snprintf(what, sizeof what, "quantising %s: matrix", m->key);
     for (int p = 0; p < m->matrix_count && rc == 0; p++) {
-        snprintf(detail, sizeof detail, "quantising %s", m->view[p].name);
-        conversion_progress(c, detail);
+        conversion_progress_part(c, what, (size_t)p, (size_t)m->matrix_count, start);
         /* The input's Hessian has served its last matrix: make room for the last one. */
         if (p == m->matrix_count - 1)
             hessian_release(&m->input);

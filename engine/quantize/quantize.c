@@ -35,6 +35,20 @@ void conversion_progress(struct conversion *c, const char *detail)
         plim_progress_update(&c->progress, c->steps_done, detail);
 }
 
+void conversion_progress_part(struct conversion *c, const char *what, size_t done, size_t total, uint64_t start_ns)
+{
+    char detail[400];
+    double left_s = (double)(plim_now_ns() - start_ns) / 1e9 * (double)(total - done) / (double)plim_max(done, (size_t)1);
+
+    if (!c->options.progress)
+        return;
+    if (done == 0)
+        snprintf(detail, sizeof detail, "%s, 1 of %zu", what, total);
+    else
+        snprintf(detail, sizeof detail, "%s, %zu of %zu, %.0f s left of it", what, done + 1, total, left_s);
+    conversion_progress(c, detail);
+}
+
 /* ---- rows ---- */
 
 static int embed_rows(struct conversion *c, const struct calibration_rows *rows, struct plim_err *err)
