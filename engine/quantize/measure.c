@@ -80,7 +80,7 @@ static int measure_options(struct module *m, struct block_error *errors, struct 
     char what[200];
     int rc = 0;
 
-    snprintf(what, sizeof what, "measuring %s: option", m->key);
+    snprintf(what, sizeof what, "measuring %s", m->key);
     for (int option = 0; option < module_option_count(m->kind) && rc == 0; option++) {
         conversion_progress_part(m->c, what, (size_t)option, (size_t)module_option_count(m->kind), start);
         rc = install_option(m, &now, option, err);

@@ -276,7 +276,7 @@ int module_reference(struct module *m, bool collect, struct plim_err *err)
     enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_FORWARD);
     c->run.block.tap = collect ? collect_hessian : NULL;
     c->run.block.tap_context = &run;
-    snprintf(what, sizeof what, "%s: calibration row", m->key);
+    snprintf(what, sizeof what, "rows of %s", m->key);
     for (run.row = 0; run.row < c->current.rows && rc == 0; run.row++) {
         conversion_progress_part(c, what, run.row, c->current.rows, start);
         rc = block_run_row(&c->run, m->layer, m->kind, c->current.row[run.row], keep_target, &run, err);

@@ -142,7 +142,7 @@ static int quantise_matrices(struct module *m, struct plim_err *err)
     uint64_t start = plim_now_ns();
     int rc = 0;
 
-    snprintf(what, sizeof what, "quantising %s: matrix", m->key);
+    snprintf(what, sizeof what, "quantising %s", m->key);
     for (int p = 0; p < m->matrix_count && rc == 0; p++) {
         conversion_progress_part(c, what, (size_t)p, (size_t)m->matrix_count, start);
         /* The input's Hessian has served its last matrix: make room for the last one. */

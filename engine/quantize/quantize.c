@@ -42,10 +42,11 @@ void conversion_progress_part(struct conversion *c, const char *what, size_t don
 
     if (!c->options.progress)
         return;
+    /* Numbers first: a narrow terminal cuts the end off. */
     if (done == 0)
-        snprintf(detail, sizeof detail, "%s, 1 of %zu", what, total);
+        snprintf(detail, sizeof detail, "1/%zu: %s", total, what);
     else
-        snprintf(detail, sizeof detail, "%s, %zu of %zu, %.0f s left of it", what, done + 1, total, left_s);
+        snprintf(detail, sizeof detail, "%zu/%zu, %.0f s left: %s", done + 1, total, left_s, what);
     conversion_progress(c, detail);
 }
 
