@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "plimsoll/file.h"
 #include "metrics.h"
+#include "plimsoll/file.h"
 #include "suite.h"
 
 static void read_full(struct suite *suite)
