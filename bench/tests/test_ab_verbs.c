@@ -199,6 +199,43 @@ Test(ab_verbs, a_revision_is_built_once_in_private)
     free(again);
 }
 
+/* Seven commits of a program that is the real one, but holds a page more from the fifth on. */
+Test(ab_verbs, bisect_finds_the_commit_that_needs_more)
+{
+    char path[200], text[1000], arguments[400], said[20000];
+    struct plim_err err = PLIM_ERR_INIT;
+
+    snprintf(path, sizeof path, "%s/repository", directory);
+    cr_assert_eq(plim_make_directories(path, &err), 0);
+    write_file("repository/CMakeLists.txt",
+               "cmake_minimum_required(VERSION 3.20)\nproject(p NONE)\nadd_custom_target(plimsoll\n"
+               "  COMMAND ${CMAKE_COMMAND} -E copy ${CMAKE_SOURCE_DIR}/program ${CMAKE_BINARY_DIR}/plimsoll)\n");
+    write_file("held.json",
+               "{ \"schema\": { \"name\": \"plimsoll-suite\", \"major\": 1 }, \"name\": \"s\","
+               "  \"defaults\": { \"repeats\": 2, \"warmup\": 0 }, \"cases\": [ { \"name\": \"spin\","
+               "  \"workload\": { \"kind\": \"spin\", \"steps\": \"10K\", \"bytes\": 12345 } } ] }");
+    snprintf(text, sizeof text, "#!/bin/sh\nexec '%s' \"$@\"\n", PLIMSOLL_PROGRAM);
+    write_file("repository/program", text);
+    in_repository("chmod +x program && git init -q . && git config user.name t && git config user.email t@example.com && "
+                  "git add . && git commit -qm c1");
+    for (int i = 2; i <= 7; i++) {
+        snprintf(text, sizeof text,
+                 "#!/bin/sh\n# %d\nsuite=$2\nshift 2\nsed s/12345/%d/ \"$suite\" >\"$suite.more\"\n"
+                 "exec '%s' run \"$suite.more\" \"$@\"\n",
+                 i, i < 5 ? 12345 : 16441, PLIMSOLL_PROGRAM);
+        write_file("repository/program", text);
+        snprintf(text, sizeof text, "chmod +x program && git commit -qam c%d", i);
+        in_repository(text);
+    }
+    cr_assert_eq(chdir(path), 0);
+    snprintf(arguments, sizeof arguments, "bisect -q --good HEAD~6 '%s/held.json' spin peak_requested_fast_bytes", directory);
+    cr_expect_eq(plimsoll(said, sizeof said, arguments), 0, "%s", said);
+    cr_expect_not_null(strstr(said, "c5"), "%s", said);
+    snprintf(arguments, sizeof arguments, "bisect -q --good HEAD~6 --bad HEAD~4 '%s/held.json' spin peak_requested_fast_bytes",
+             directory);
+    cr_expect_eq(plimsoll(said, sizeof said, arguments), 3, "the ends do not differ: %s", said);
+}
+
 Test(ab_verbs, commands_that_fail_say_why)
 {
     struct plim_err err = PLIM_ERR_INIT, missing = PLIM_ERR_INIT;
