@@ -42,6 +42,7 @@ struct ab_options {
     struct ab_rules rules;
     const struct ab_watch *watch;    /* NULL: nobody looks for disturbances */
     struct executor control;         /* runs the controls; run_case NULL: no controls, and no promise */
+    bool timings_only;               /* memory and counts are judged elsewhere, against what was accepted */
     bool blind;                      /* the controls plant nothing, so that people can see the alarm */
     const char *labels[AB_SIDES];    /* how the builds are called; borrowed */
     FILE *progress;                  /* NULL: silent */
@@ -81,6 +82,7 @@ struct ab_report {
     struct ab_case *cases;                   /* the suite's, then the controls */
     size_t case_count, control_count;
     struct comparison comparison;            /* of the suite's cases; points into the results */
+    bool timings_only;                       /* as the options say */
     bool missed[AB_CONTROLS];
     char control_details[AB_CONTROLS][200];  /* what became of them, in words */
     uint64_t spent_ns;

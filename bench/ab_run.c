@@ -225,7 +225,7 @@ int ab_run(const struct suite *suite, const struct executor sides[AB_SIDES], con
     struct run run = { .options = options, .report = report, .start_ns = plim_now_ns() };
     int rc = -1;
 
-    *report = (struct ab_report){ .comparison = COMPARISON_INIT };
+    *report = (struct ab_report){ .comparison = COMPARISON_INIT, .timings_only = options->timings_only };
     if (prepare(&run, suite, sides, err) < 0 || screen(&run, err) < 0 || confirm(&run, err) < 0)
         goto out;
     for (size_t i = 0; i < total(&run); i++)

@@ -21,7 +21,8 @@
 #include "plimsoll/units.h"
 
 enum { OPTION_A = 1000, OPTION_B, OPTION_BUDGET, OPTION_METRIC, OPTION_REPEATS, OPTION_MODELS, OPTION_SEED, OPTION_JSON,
-       OPTION_MARKDOWN, OPTION_STRICT, OPTION_OUTPUT, OPTION_REHEARSE_SLOWDOWN, OPTION_REHEARSE_BYTES, OPTION_REHEARSE_BLIND };
+       OPTION_MARKDOWN, OPTION_STRICT, OPTION_OUTPUT, OPTION_REHEARSE_SLOWDOWN, OPTION_REHEARSE_BYTES, OPTION_REHEARSE_BLIND,
+       OPTION_TIMINGS_ONLY };
 
 struct arguments {
     const char *builds[AB_SIDES];
@@ -53,6 +54,8 @@ static const struct argp_option options[] = {
     { "rehearse-slowdown", OPTION_REHEARSE_SLOWDOWN, "PERCENT", 0,
       "Make B's measured parts slower on purpose, to see the alarm (prefill, decode, perplexity, spin)", 0 },
     { "rehearse-bytes", OPTION_REHEARSE_BYTES, "BYTES", 0, "Make B hold more memory on purpose, to see the alarm", 0 },
+    { "timings-only", OPTION_TIMINGS_ONLY, NULL, 0,
+      "Judge only timings and outcomes: memory and counts were gated against the accepted baseline", 0 },
     { "rehearse-blind", OPTION_REHEARSE_BLIND, NULL, 0, "Plant nothing in the controls, to see exit status 6", 0 },
     { "quiet", 'q', NULL, 0, "No progress", 0 },
     { 0 }
@@ -150,6 +153,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
         return 0;
     case OPTION_REHEARSE_BYTES:
         parse_bytes(a, text, state);
+        return 0;
+    case OPTION_TIMINGS_ONLY:
+        a->run.timings_only = true;
         return 0;
     case OPTION_REHEARSE_BLIND:
         a->run.blind = true;

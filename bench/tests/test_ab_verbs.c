@@ -75,6 +75,12 @@ Test(ab_verbs, a_rehearsal_ends_in_red_and_names_the_culprit)
     cr_expect_not_null(strstr(said, "workspace +4096 B"), "%s", said);
     cr_expect_not_null(strstr(said, "Control, a planted page of memory: caught"), "%s", said);
 
+    snprintf(arguments, sizeof arguments, "ab --a '%s' --b '%s' -q --timings-only --all --rehearse-bytes 4096 '%s'",
+             PLIMSOLL_PROGRAM, PLIMSOLL_PROGRAM, suite);
+    status = plimsoll(said, sizeof said, arguments);
+    cr_expect_eq(status, 0, "memory is judged elsewhere: %d: %s", status, said);
+    cr_expect_null(strstr(said, "workspace +4096 B;"), "%s", said);
+
     char path[200];
     snprintf(path, sizeof path, "%s/kept/b.json", directory);
     cr_expect(plim_path_exists(path));
