@@ -157,14 +157,13 @@ static int time_all(struct threshold *t, const struct threshold_question *q, str
 static int find_default(struct threshold *t, const struct threshold_question *q, struct plim_err *err)
 {
     enum plim_parameter parameter;
-    struct plim_parameters defaults;
 
-    /* A default may be "auto": what that is follows from the backend. */
-    plim_parameters_default(&defaults);
-    defaults.count[PLIM_BACKEND] = q->parameters.count[PLIM_BACKEND];
-    if (plim_parameter_find(q->which->parameter, &parameter, err) < 0 || plim_parameters_resolve(&defaults, err) < 0)
+    if (plim_parameter_find(q->which->parameter, &parameter, err) < 0)
         return -1;
-    t->default_value = defaults.count[parameter];
+    t->default_value = plim_parameter_row(parameter)->default_count;
+    /* dq_rows=auto: on the CPU the fused kernel at every count, which is what the largest value says too. */
+    if (t->default_value == -1 && q->parameters.count[PLIM_BACKEND] == PLIM_BACKEND_CPU)
+        t->default_value = plim_parameter_row(parameter)->high;
     t->default_size = pow((double)t->default_value, 1 / q->which->power);
     t->default_is_inside = !t->crossing.crosses_backwards && t->default_size >= t->crossing.at.low &&
                            t->default_size <= t->crossing.at.high && isfinite(t->crossing.at.low);
