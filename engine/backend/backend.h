@@ -251,6 +251,14 @@ struct attention_scratch {
     size_t workspace_bytes;
 };
 
+/*
+ * What is held in host memory for a moment while a matrix is made ready: tables (tag weights) and what is on its way to the
+ * device (tag io) together, then the bias on its way (tag io).
+ */
+struct matrix_loading {
+    size_t tables_bytes, io_bytes, bias_io_bytes;
+};
+
 struct backend_predict_ops {
     /* What `open` keeps (tag metadata), on the fast tier and, where that isn't RAM, in host memory. */
     size_t (*open_bytes)(const struct plim_parameters *parameters);
@@ -260,6 +268,7 @@ struct backend_predict_ops {
     size_t (*matrix_bytes)(const struct linear_shape *shape, const struct plim_parameters *parameters);
     size_t (*matrix_host_bytes)(const struct linear_shape *shape);           /* NULL: none */
     size_t (*matrix_mapped_bytes)(const struct linear_shape *shape);
+    struct matrix_loading (*matrix_loading)(const struct linear_shape *shape);   /* NULL: nothing */
     struct linear_scratch (*linear_scratch)(const struct linear_shape *shape, size_t rows,
                                             const struct plim_parameters *parameters);
     struct attention_scratch (*attention_scratch)(const struct attention_shape *shape, size_t past, size_t rows,

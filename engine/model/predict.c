@@ -160,6 +160,24 @@ static void plan_open(struct predictor *p)
     take(p, PLIM_TAG_METADATA, p->ops->open_bytes(p->parameters));
 }
 
+static void plan_matrix(struct predictor *p, const struct linear_shape *shape)
+{
+    struct matrix_loading loading = { 0 };
+
+    if (p->ops->matrix_loading)
+        loading = p->ops->matrix_loading(shape);
+    if (p->ops->matrix_host_bytes)
+        take_host(p, PLIM_TAG_METADATA, p->ops->matrix_host_bytes(shape));
+    take_host(p, PLIM_TAG_WEIGHTS, loading.tables_bytes);
+    take(p, PLIM_TAG_WEIGHTS, p->ops->matrix_bytes(shape, p->parameters));
+    take_host(p, PLIM_TAG_IO, loading.io_bytes);
+    give_host(p, PLIM_TAG_IO, loading.io_bytes);
+    give_host(p, PLIM_TAG_WEIGHTS, loading.tables_bytes);
+    take_host(p, PLIM_TAG_IO, loading.bias_io_bytes);
+    give_host(p, PLIM_TAG_IO, loading.bias_io_bytes);
+    take_host(p, PLIM_TAG_WEIGHTS_MAPPED, p->ops->matrix_mapped_bytes(shape));
+}
+
 static int plan_load(struct predictor *p, const char *directory, struct plim_err *err)
 {
     const struct model_config *c = &p->files.config;
@@ -179,10 +197,7 @@ static int plan_load(struct predictor *p, const char *directory, struct plim_err
     norm_width = 2 * c->hidden_size + (c->head_norm ? 2 * c->head_dim : 0) + (c->post_norms ? 2 * c->hidden_size : 0);
     take(p, PLIM_TAG_WEIGHTS, 4 * (c->layer_count * norm_width + c->hidden_size));
     for (size_t i = 0; i < shape_count(p); i++) {
-        if (p->ops->matrix_host_bytes)
-            take_host(p, PLIM_TAG_METADATA, p->ops->matrix_host_bytes(&p->shapes[i]));
-        take(p, PLIM_TAG_WEIGHTS, p->ops->matrix_bytes(&p->shapes[i], p->parameters));
-        take_host(p, PLIM_TAG_WEIGHTS_MAPPED, p->ops->matrix_mapped_bytes(&p->shapes[i]));
+        plan_matrix(p, &p->shapes[i]);
     }
     if (!model_head_is_embedding(&p->files) || p->host != &p->fast)
         take_host(p, PLIM_TAG_WEIGHTS_MAPPED, embedding->bytes);

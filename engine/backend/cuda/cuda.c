@@ -174,6 +174,7 @@ const struct backend_predict_ops cuda_backend_predict_ops = {
     .matrix_bytes = cuda_matrix_bytes,
     .matrix_host_bytes = cuda_matrix_host_bytes,
     .matrix_mapped_bytes = cuda_matrix_mapped_bytes,
+    .matrix_loading = cuda_matrix_loading,
     .linear_scratch = cuda_linear_scratch,
     .attention_scratch = cuda_attention_scratch,
     .records_steps = cuda_records_steps,

@@ -166,6 +166,7 @@ int cuda_linear_many(struct backend *backend, const struct matrix *const *matric
                      size_t rows, float *const *y, struct plim_err *err);
 size_t cuda_matrix_bytes(const struct linear_shape *shape, const struct plim_parameters *parameters);
 size_t cuda_matrix_host_bytes(const struct linear_shape *shape);
+struct matrix_loading cuda_matrix_loading(const struct linear_shape *shape);
 size_t cuda_matrix_mapped_bytes(const struct linear_shape *shape);
 struct linear_scratch cuda_linear_scratch(const struct linear_shape *shape, size_t rows,
                                           const struct plim_parameters *parameters);

@@ -169,6 +169,13 @@ static size_t stored_bytes(const struct linear_shape *shape)
            shape->group_count * (shape->stored_out_features / 8) * sizeof(uint32_t);
 }
 
+/* Units, permutation and segments, which lie side by side. */
+static size_t tables_bytes(const struct linear_shape *shape)
+{
+    struct block_layout layout = block_layout(shape);
+    return layout.segments - layout.units + shape->group_count * sizeof(struct linear_segment);
+}
+
 size_t cuda_matrix_bytes(const struct linear_shape *shape, const struct plim_parameters *parameters)
 {
     (void)parameters;
@@ -179,6 +186,17 @@ size_t cuda_matrix_host_bytes(const struct linear_shape *shape)
 {
     (void)shape;
     return sizeof(struct cuda_matrix);
+}
+
+struct matrix_loading cuda_matrix_loading(const struct linear_shape *shape)
+{
+    struct matrix_loading loading = { .bias_io_bytes = shape->has_bias ? shape->out_features * sizeof(float) : 0 };
+
+    if (shape->is_exl2) {
+        loading.tables_bytes = exl2_matrix_bytes(shape->in_features, shape->group_count);
+        loading.io_bytes = tables_bytes(shape);
+    }
+    return loading;
 }
 
 /* Nothing is read in place. */
