@@ -14,4 +14,18 @@ __device__ __forceinline__ float cuda_gelu_tanh(float x)
     return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
 }
 
+/*
+ * The same for results that are rounded to fp16 at once: to some 2^-20, in a fifth of the instructions, since every block of a
+ * product makes all of its row. The second as x / (1 + exp(-2 u)), for (1 + tanh u) / 2 is just that.
+ */
+__device__ __forceinline__ float cuda_silu_quick(float x)
+{
+    return __fdividef(x, 1.0f + __expf(-x));
+}
+
+__device__ __forceinline__ float cuda_gelu_tanh_quick(float x)
+{
+    return __fdividef(x, 1.0f + __expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
+}
+
 #endif

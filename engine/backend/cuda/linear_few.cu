@@ -287,8 +287,8 @@ __device__ __forceinline__ float make_one(const linear_row &row, float x, float 
 {
     switch (row.made) {
     case LINEAR_NORMED: return x * factor * (other + row.offset);
-    case LINEAR_SILU: return cuda_silu(x) * other;
-    case LINEAR_GELU_TANH: return cuda_gelu_tanh(x) * other;
+    case LINEAR_SILU: return cuda_silu_quick(x) * other;
+    case LINEAR_GELU_TANH: return cuda_gelu_tanh_quick(x) * other;
     default: return x;
     }
 }
