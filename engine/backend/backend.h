@@ -57,18 +57,6 @@ struct attention_shape {
     size_t window;                    /* keys a query sees, itself included; 0: all */
 };
 
-/* One row that a linear layer makes itself, from what the step before left: `linear_made`. */
-enum linear_input_kind { LINEAR_INPUT_NORMED, LINEAR_INPUT_GATED };
-struct linear_input {
-    enum linear_input_kind kind;
-    const float *x;                   /* normed: the row before its norm; gated: the gate */
-    const float *norm_weight;         /* normed, as rms_norm takes them */
-    float norm_offset;
-    double norm_eps;
-    const float *up;                  /* gated: act(x) * up */
-    enum activation activation;
-};
-
 /* Counters of work, all exact: the same for the same case on every machine. */
 struct backend_counters {
     uint64_t dequant_chunks;          /* chunks expanded into the dequant buffer */
@@ -121,13 +109,6 @@ struct backend_ops {
      */
     int (*linear_many)(struct backend *backend, const struct matrix *const *matrices, size_t count, const float *x,
                        size_t rows, float *const *y, struct plim_err *err);
-
-    /*
-     * The same for one row that is made on the way, y[i] added to with `accumulate`. Returns 1, and has done nothing, when
-     * these matrices can't be taken together: then the caller makes the row. NULL: never.
-     */
-    int (*linear_made)(struct backend *backend, const struct linear_input *input, const struct matrix *const *matrices,
-                       size_t count, float *const *y, bool accumulate, struct plim_err *err);
 
     /*
      * out[r] = table[ids[r]] * scale; table [vocab, width] of dtype F32, F16 or BF16, mapped; ids on the host and

@@ -74,12 +74,6 @@ static int project_many(struct block *b, const struct matrix *const *matrices, s
     return 0;
 }
 
-/* Whether the row of a single token can be made by the layer that multiplies it; a tap wants to see it. */
-static bool may_make(const struct block *b)
-{
-    return b->rows == 1 && b->ops->linear_made && !b->tap;
-}
-
 static int listen(struct block *b, enum block_tap tap, const float *x, size_t width, struct plim_err *err)
 {
     return b->tap ? b->tap(b->tap_context, tap, x, b->rows, width, err) : 0;
@@ -124,35 +118,6 @@ static int attend(struct block *b, const struct layer *layer, float *q, float *k
     return b->ops->attention(b->backend, shape, q, keys, values, b->first, b->rows, q, err);
 }
 
-/* Norm of the hidden state, and projections of that. */
-static int norm_and_project(struct block *b, const float *weight, enum block_tap tap,
-                            const struct matrix *const *matrices, size_t count, float *const *y, struct plim_err *err)
-{
-    const struct model_config *c = b->config;
-    struct linear_input normed = { .kind = LINEAR_INPUT_NORMED, .x = b->hidden, .norm_weight = weight,
-                                   .norm_offset = c->norm_offset, .norm_eps = c->norm_eps };
-    int rc = may_make(b) ? b->ops->linear_made(b->backend, &normed, matrices, count, y, false, err) : 1;
-
-    if (rc <= 0)
-        return rc;
-    if (block_norm(b, b->hidden, weight, b->rows, c->hidden_size, b->normed, err) < 0 ||
-        listen(b, tap, b->normed, c->hidden_size, err) < 0)
-        return -1;
-    return project_many(b, matrices, count, b->normed, y, err);
-}
-
-/* hidden += down(act(gate) * up), in one. 1 when it can't be done like that. */
-static int gate_and_add(struct block *b, const struct layer *layer, const float *gate, const float *up,
-                        struct plim_err *err)
-{
-    struct linear_input gated = { .kind = LINEAR_INPUT_GATED, .x = gate, .up = up, .activation = b->config->activation };
-    const struct matrix *down = &layer->matrix[MATRIX_DOWN];
-
-    if (!may_make(b) || layer->norm[NORM_MLP_POST] || b->config->residual_scale != 1.0f)
-        return 1;
-    return b->ops->linear_made(b->backend, &gated, &down, 1, &b->hidden, true, err);
-}
-
 /* ---- the blocks ---- */
 
 int block_attention(struct block *b, const struct layer *layer, void *keys, void *values, struct plim_err *err)
@@ -164,10 +129,12 @@ int block_attention(struct block *b, const struct layer *layer, void *keys, void
     float *v = k + activation_pad(b->rows * kv_width);
 
     plim_pool_set_scope(b->backend->pool, layer->attention_scope);
+    if (block_norm(b, b->hidden, layer->norm[NORM_ATTENTION], b->rows, c->hidden_size, b->normed, err) < 0 ||
+        listen(b, TAP_ATTENTION_INPUT, b->normed, c->hidden_size, err) < 0)
+        return -1;
     const struct matrix *const projections[] = { &layer->matrix[MATRIX_Q], &layer->matrix[MATRIX_K],
                                                  &layer->matrix[MATRIX_V] };
-    if (norm_and_project(b, layer->norm[NORM_ATTENTION], TAP_ATTENTION_INPUT, projections, 3,
-                         (float *const[]){ q, k, v }, err) < 0)
+    if (project_many(b, projections, 3, b->normed, (float *const[]){ q, k, v }, err) < 0)
         return -1;
     if (norm_heads(b, layer->norm[NORM_Q], c->head_count, q, err) < 0 ||
         norm_heads(b, layer->norm[NORM_K], c->kv_head_count, k, err) < 0 ||
@@ -186,12 +153,12 @@ int block_mlp(struct block *b, const struct layer *layer, struct plim_err *err)
     float *up = gate + activation_pad(elements);
 
     plim_pool_set_scope(b->backend->pool, layer->mlp_scope);
-    const struct matrix *const projections[] = { &layer->matrix[MATRIX_GATE], &layer->matrix[MATRIX_UP] };
-    if (norm_and_project(b, layer->norm[NORM_MLP], TAP_MLP_INPUT, projections, 2, (float *const[]){ gate, up }, err) < 0)
+    if (block_norm(b, b->hidden, layer->norm[NORM_MLP], b->rows, c->hidden_size, b->normed, err) < 0 ||
+        listen(b, TAP_MLP_INPUT, b->normed, c->hidden_size, err) < 0)
         return -1;
-    int rc = gate_and_add(b, layer, gate, up, err);
-    if (rc <= 0)
-        return rc;
+    const struct matrix *const projections[] = { &layer->matrix[MATRIX_GATE], &layer->matrix[MATRIX_UP] };
+    if (project_many(b, projections, 2, b->normed, (float *const[]){ gate, up }, err) < 0)
+        return -1;
     if (b->ops->act_mul(b->backend, c->activation, gate, up, elements, err) < 0 ||
         listen(b, TAP_MLP_INNER, gate, c->intermediate_size, err) < 0)
         return -1;

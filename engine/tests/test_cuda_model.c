@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model.h"
 #include "plimsoll/units.h"
 #include "test_cuda.h"
 #include "test_model_support.h"
@@ -151,63 +150,6 @@ Test(cuda_model, twenty_repeats_of_a_prompt_have_identical_logits)
         free(prompt), free(steps);
     }
     free(ids), free(first), free(first_steps);
-    rig_close(&rig);
-}
-
-/* ---- rows that a layer makes itself ---- */
-
-/* A decoded token's norm and gate as parts of the layers that read them, against operations of their own. */
-Test(cuda_model, a_row_made_on_the_way_is_the_row_made_before)
-{
-    struct plim_err err = PLIM_ERR_INIT;
-    struct rig rig;
-
-    cuda_require();
-    rig_open(&rig, EXL2_MIXED, "backend=cuda", 64);
-    struct backend *backend = &rig.engine->backend;
-    const struct backend_ops *ops = backend->ops;
-    const struct layer *layer = &rig.model->layers[0];
-    const struct matrix *pair[2] = { &layer->matrix[MATRIX_GATE], &layer->matrix[MATRIX_UP] };
-    const struct matrix *down = &layer->matrix[MATRIX_DOWN];
-    size_t hidden = rig.info.hidden_size, inner = rig.info.intermediate_size;
-    enum { BUFFERS = 6 };
-    float *host[2] = { normal_floats(plim_max(hidden, inner), 2, 1), normal_floats(plim_max(hidden, inner), 1, 2) };
-    float *got = malloc(inner * sizeof *got), *expected = malloc(inner * sizeof *expected), *device[BUFFERS];
-
-    for (int i = 0; i < BUFFERS; i++) {
-        device[i] = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_IO, plim_max(hidden, inner) * sizeof(float), &err);
-        cr_assert_not_null(device[i], "%s", err.message);
-        cr_assert_eq(ops->upload(backend, device[i], host[i % 2], plim_max(hidden, inner) * sizeof(float), &err), 0);
-    }
-    struct linear_input normed = { .kind = LINEAR_INPUT_NORMED, .x = device[0], .norm_weight = layer->norm[NORM_MLP],
-                                   .norm_offset = 1.0f, .norm_eps = 1e-5 };
-    cr_assert_eq(ops->linear_made(backend, &normed, pair, 2, (float *const[]){ device[2], device[3] }, false, &err), 0, "%s",
-                 err.message);
-    cr_assert_eq(ops->rms_norm(backend, device[0], layer->norm[NORM_MLP], 1.0f, 1e-5, 1, hidden, device[1], &err), 0);
-    for (int i = 0; i < 2; i++) {
-        cr_assert_eq(ops->linear(backend, pair[i], device[1], 1, device[4 + i], false, &err), 0, "%s", err.message);
-        cr_assert_eq(ops->download(backend, got, device[2 + i], inner * sizeof(float), &err), 0);
-        cr_assert_eq(ops->download(backend, expected, device[4 + i], inner * sizeof(float), &err), 0);
-        cr_expect_lt(relative_difference(got, expected, inner), 1e-3, "norm, matrix %d", i);
-    }
-    for (int gelu = 0; gelu < 2; gelu++) {
-        enum activation activation = gelu ? ACTIVATION_GELU_TANH : ACTIVATION_SILU;
-        struct linear_input gated = { .kind = LINEAR_INPUT_GATED, .x = device[0], .up = device[1],
-                                      .activation = activation };
-        cr_assert_eq(ops->upload(backend, device[0], host[0], inner * sizeof(float), &err), 0);
-        cr_assert_eq(ops->upload(backend, device[1], host[1], inner * sizeof(float), &err), 0);
-        for (int i = 2; i < 4; i++)   /* both are added to the same */
-            cr_assert_eq(ops->upload(backend, device[i], host[1], hidden * sizeof(float), &err), 0);
-        cr_assert_eq(ops->linear_made(backend, &gated, &down, 1, &device[2], true, &err), 0, "%s", err.message);
-        cr_assert_eq(ops->act_mul(backend, activation, device[0], device[1], inner, &err), 0);
-        cr_assert_eq(ops->linear(backend, down, device[0], 1, device[3], true, &err), 0, "%s", err.message);
-        cr_assert_eq(ops->download(backend, got, device[2], hidden * sizeof(float), &err), 0);
-        cr_assert_eq(ops->download(backend, expected, device[3], hidden * sizeof(float), &err), 0);
-        cr_expect_lt(relative_difference(got, expected, hidden), 1e-3, "gate, gelu %d", gelu);
-    }
-    for (int i = 0; i < BUFFERS; i++)
-        plim_pool_free(backend->pool, device[i]);
-    free(host[0]), free(host[1]), free(got), free(expected);
     rig_close(&rig);
 }
 

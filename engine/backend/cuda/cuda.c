@@ -150,7 +150,6 @@ const struct backend_ops cuda_backend_ops = {
     .matrix_release = cuda_matrix_release,
     .linear = cuda_linear,
     .linear_many = cuda_linear_many,
-    .linear_made = cuda_linear_made,
     .embed = cuda_embed,
     .rms_norm = cuda_rms_norm,
     .rope = cuda_rope,

@@ -1,6 +1,5 @@
 /* Operations that treat every element by itself: bound by memory, or by latency when there is one row. */
 
-#include "activation.cuh"
 #include "cuda_kernels.cuh"
 
 #define THREADS 256
@@ -22,18 +21,29 @@ static __device__ __forceinline__ void each_element(size_t n, Body body)
         body(i);
 }
 
+static __device__ __forceinline__ float silu(float x)
+{
+    return x / (1.0f + expf(-x));
+}
+
+/* x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
+static __device__ __forceinline__ float gelu_tanh(float x)
+{
+    return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+}
+
 static __global__ void silu_mul_kernel(float *gate, const float *up, size_t n)
 {
     cuda_wait_for_previous();
     cuda_let_next_start();
-    each_element(n, [=](size_t i) { gate[i] = cuda_silu(gate[i]) * up[i]; });
+    each_element(n, [=](size_t i) { gate[i] = silu(gate[i]) * up[i]; });
 }
 
 static __global__ void gelu_tanh_mul_kernel(float *gate, const float *up, size_t n)
 {
     cuda_wait_for_previous();
     cuda_let_next_start();
-    each_element(n, [=](size_t i) { gate[i] = cuda_gelu_tanh(gate[i]) * up[i]; });
+    each_element(n, [=](size_t i) { gate[i] = gelu_tanh(gate[i]) * up[i]; });
 }
 
 static __global__ void add_kernel(float *x, const float *y, float scale, size_t n)

@@ -746,30 +746,6 @@ int cuda_linear_many(struct backend *backend, const struct matrix *const *matric
     return fused_tile(cuda_of(backend), &few, x, NULL, err);
 }
 
-/* The same, with the row made on the way, and possibly added to what is there. */
-int cuda_linear_made(struct backend *backend, const struct linear_input *input, const struct matrix *const *matrices,
-                     size_t count, float *const *y, bool accumulate, struct plim_err *err)
-{
-    struct linear_few few = { .matrix_count = (uint32_t)count, .rows = 1, .accumulate = accumulate };
-
-    if (!go_together(matrices, count))
-        return 1;
-    if (input->kind == LINEAR_INPUT_NORMED)
-        few.row = (struct linear_row){ .made = LINEAR_NORMED, .weight = input->norm_weight, .offset = input->norm_offset,
-                                       .eps = (float)input->norm_eps };
-    else
-        few.row = (struct linear_row){ .made = input->activation == ACTIVATION_GELU_TANH ? LINEAR_GELU_TANH : LINEAR_SILU,
-                                       .up = input->up };
-    for (size_t i = 0; i < count; i++) {
-        const struct cuda_matrix *made = matrices[i]->impl;
-        few.matrix[i] = made->tiles;
-        few.y[i] = y[i];
-        backend->counters.weight_bytes_read += made->stored_bytes;
-        backend->counters.fused_calls++;
-    }
-    return fused_tile(cuda_of(backend), &few, input->x, NULL, err);
-}
-
 /* ---- prediction ---- */
 
 struct linear_scratch cuda_linear_scratch(const struct linear_shape *shape, size_t rows,

@@ -8,7 +8,6 @@
  * through `partial`: always in the same order, so that results repeat to the bit.
  */
 
-#include "activation.cuh"
 #include "linear_kernels.h"
 #include "linear_tile.cuh"
 
@@ -262,52 +261,16 @@ __device__ __forceinline__ void gather_early(const uint16_t *invperm, uint32_t w
     }
 }
 
-/* 1 / sqrt(mean(x^2) + eps), the same in every thread, summed in the same order every time. */
-__device__ __forceinline__ float norm_factor(const float *x, uint32_t width, float eps)
+__device__ __forceinline__ void gather_one_row(const float *x, const uint16_t *invperm, uint32_t width, uint32_t first,
+                                               uint32_t count, gather_places places, uint16_t *xs)
 {
-    __shared__ float sums[32];
-    float sum = 0.0f;
-#pragma unroll 4
-    for (uint32_t k = threadIdx.x * 4; k < width; k += blockDim.x * 4) {
-        float4 v = *reinterpret_cast<const float4 *>(x + k);
-        sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-    }
-    for (int offset = 16; offset > 0; offset /= 2)
-        sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-    if (threadIdx.x % 32 == 0)
-        sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    sum = threadIdx.x % 32 < blockDim.x / 32 ? sums[threadIdx.x % 32] : 0.0f;
-    for (int offset = 16; offset > 0; offset /= 2)
-        sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-    return rsqrtf(sum / (float)width + eps);
-}
-
-__device__ __forceinline__ float make_one(const linear_row &row, float x, float other, float factor)
-{
-    switch (row.made) {
-    case LINEAR_NORMED: return x * factor * (other + row.offset);
-    case LINEAR_SILU: return cuda_silu_quick(x) * other;
-    case LINEAR_GELU_TANH: return cuda_gelu_tanh_quick(x) * other;
-    default: return x;
-    }
-}
-
-__device__ __forceinline__ void gather_one_row(const float *x, const linear_row &row, const uint16_t *invperm,
-                                               uint32_t width, uint32_t first, uint32_t count, gather_places places,
-                                               uint16_t *xs)
-{
-    const float *others = row.made == LINEAR_NORMED ? row.weight : row.up;
-    const float factor = row.made == LINEAR_NORMED ? norm_factor(x, width, row.eps) : 1.0f;
     for (uint32_t base = threadIdx.x * 4; base < width; base += blockDim.x * 4 * GATHER_AHEAD) {
-        float4 v[GATHER_AHEAD], o[GATHER_AHEAD];
+        float4 v[GATHER_AHEAD];
 #pragma unroll
         for (int i = 0; i < GATHER_AHEAD; i++) {
             uint32_t k = base + i * blockDim.x * 4;
             if (k < width)
                 v[i] = *reinterpret_cast<const float4 *>(x + k);
-            if (k < width && others)
-                o[i] = *reinterpret_cast<const float4 *>(others + k);
         }
         if (base != threadIdx.x * 4) {
 #pragma unroll
@@ -323,13 +286,7 @@ __device__ __forceinline__ void gather_one_row(const float *x, const linear_row 
                 break;
             const uint32_t to[4] = { places.to[i].x - first, places.to[i].y - first, places.to[i].z - first,
                                      places.to[i].w - first };
-            float from[4] = { v[i].x, v[i].y, v[i].z, v[i].w };
-            if (others) {
-                const float other[4] = { o[i].x, o[i].y, o[i].z, o[i].w };
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    from[e] = make_one(row, from[e], other[e], factor);
-            }
+            const float from[4] = { v[i].x, v[i].y, v[i].z, v[i].w };
 #pragma unroll
             for (int e = 0; e < 4; e++)
                 if (to[e] < count)
@@ -418,7 +375,7 @@ __global__ void __launch_bounds__(32 * WN * WK, BLOCKS) few_rows(const __grid_co
     let_next_start();
     wait_for_previous();
     if (ONE_ROW) {
-        gather_one_row(call.x, call.row, m.invperm, m.in_features, block_begin * TILE_ROWS, (block_end - block_begin) * TILE_ROWS,
+        gather_one_row(call.x, m.invperm, m.in_features, block_begin * TILE_ROWS, (block_end - block_begin) * TILE_ROWS,
                        places, xs);
         __syncthreads();
     }

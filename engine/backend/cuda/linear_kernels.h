@@ -90,25 +90,12 @@ cudaError_t linear_gather(const float *x, const uint16_t *invperm, size_t rows, 
 #define LINEAR_MAX_MATRICES 3
 #define LINEAR_MAX_FUSED_ROWS 64
 
-/*
- * What the one row of a call is, when it isn't x as it stands: every block makes it while it gathers it, which spares a
- * kernel of its own.
- */
-enum linear_made { LINEAR_PLAIN, LINEAR_NORMED, LINEAR_SILU, LINEAR_GELU_TANH };
-struct linear_row {
-    enum linear_made made;
-    const float *weight;             /* normed: x (weight + offset) / sqrt(mean(x^2) + eps) */
-    float offset, eps;
-    const float *up;                 /* silu, gelu: act(x) up */
-};
-
 /* One call: y[m] = x W[m] for up to three matrices that share rows and in_features. */
 struct linear_few {
     struct linear_tiles matrix[LINEAR_MAX_MATRICES];
     float *y[LINEAR_MAX_MATRICES];
     const uint16_t *x_half[LINEAR_MAX_MATRICES];  /* gathered (LINEAR_TILED), rows to 8, 16, 32 or 64; one row: NULL */
-    const float *x;                               /* one row: [in_features], 16-byte aligned */
-    struct linear_row row;                        /* one row: what is made of it */
+    const float *x;                               /* one row: [in_features] as it stands, 16-byte aligned */
     uint32_t matrix_count;
     uint32_t rows;                                /* 1 .. LINEAR_MAX_FUSED_ROWS */
     bool accumulate;
