@@ -26,7 +26,7 @@ endif()
 
 # All but the C library's own parts, which belong to the system that runs the program.
 install(RUNTIME_DEPENDENCY_SET plimsoll_libraries
-  PRE_EXCLUDE_REGEXES "^ld-linux" "^libc\\.so" "^libm\\.so" "^libpthread\\.so" "^libdl\\.so" "^librt\\.so" "^libcuda\\.so"
+  PRE_EXCLUDE_REGEXES "^ld-linux" "^libc\\.so" "^libm\\.so" "^libpthread\\.so" "^libdl\\.so" "^librt\\.so" "^libresolv\\.so" "^libcuda\\.so"
   LIBRARY DESTINATION lib/plimsoll COMPONENT libraries)
 
 set(CPACK_PACKAGE_NAME plimsoll)
