@@ -278,8 +278,17 @@ static const char *text_fact(const struct facts *facts, const char *name)
     return fact && fact->text ? fact->text : "";
 }
 
-/* "AMD EPYC 7763, 2 cores, avx2, OpenBLAS Haswell; 2026-11-24" */
-static void describe_machine(const struct plot_job *job, char *out, size_t size)
+/* Whether what is drawn ran on the GPU: then that is the machine, and the processor only its host. */
+static bool ran_on_gpu(const struct plot_cases *cases)
+{
+    for (size_t i = 0; i < cases->count; i++)
+        if (strcmp(text_fact(&cases->items[i].c->parameters, "backend"), "cuda") == 0)
+            return true;
+    return false;
+}
+
+/* "AMD EPYC 7763, 2 cores, avx2, OpenBLAS core Haswell" */
+static void describe_machine(const struct plot_job *job, const struct plot_cases *cases, char *out, size_t size)
 {
     const struct result *result = &job->results[0];
     const struct fact *cores = facts_find(&result->machine, "cores");
@@ -290,6 +299,10 @@ static void describe_machine(const struct plot_job *job, char *out, size_t size)
             snprintf(out, size, "several machines");
             return;
         }
+    }
+    if (ran_on_gpu(cases) && *text_fact(&result->machine, "gpu")) {
+        snprintf(out, size, "%s, CUDA %s", text_fact(&result->machine, "gpu"), text_fact(&result->machine, "cuda_runtime"));
+        return;
     }
     snprintf(out, size, "%s", *cpu ? cpu : result->machine_class);
     if (cores && !cores->text) {
@@ -306,7 +319,7 @@ static void describe_machine(const struct plot_job *job, char *out, size_t size)
 static void put_heading(FILE *out, const struct plot_job *job, const struct plot_cases *cases, const char *name)
 {
     char machine[400], subtitle[800] = "";
-    describe_machine(job, machine, sizeof machine);
+    describe_machine(job, cases, machine, sizeof machine);
     for (size_t i = 0; i < cases->count; i++) {   /* each model once */
         size_t k = 0;
         while (k < i && strcmp(cases->items[k].c->model, cases->items[i].c->model) != 0)
