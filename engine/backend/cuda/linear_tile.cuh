@@ -336,4 +336,34 @@ __device__ __forceinline__ uint2 lane_scales(uint32_t nibbles, uint32_t unit)
     return make_uint2(half2_bits(out[0]), half2_bits(out[1]));
 }
 
+/* ---- shared memory by address: 16, 8, 4 and 2 bytes ---- */
+
+__device__ __forceinline__ uint4 load_shared_16(uint32_t at)
+{
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
+    return v;
+}
+
+__device__ __forceinline__ uint2 load_shared_8(uint32_t at)
+{
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+    return v;
+}
+
+__device__ __forceinline__ uint32_t load_shared_2(uint32_t at)
+{
+    uint16_t v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at));
+    return v;
+}
+
+__device__ __forceinline__ uint32_t load_shared_4(uint32_t at)
+{
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
+    return v;
+}
+
 #endif

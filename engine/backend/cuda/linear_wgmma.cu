@@ -100,34 +100,6 @@ __device__ __forceinline__ void copy_async_4(uint32_t to, const void *from)
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from));
 }
 
-__device__ __forceinline__ uint4 shared_16(uint32_t at)
-{
-    uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
-    return v;
-}
-
-__device__ __forceinline__ uint2 shared_8(uint32_t at)
-{
-    uint2 v;
-    asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
-    return v;
-}
-
-__device__ __forceinline__ uint32_t shared_4(uint32_t at)
-{
-    uint32_t v;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
-    return v;
-}
-
-__device__ __forceinline__ uint32_t shared_2(uint32_t at)
-{
-    uint16_t v;
-    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(at));
-    return v;
-}
-
 /*
  * A warp's part of a stage, in bytes: the words of two tiles, 1024 for each; their scale codes, 16 each; the pair of units
  * that has the group's, 4 each; and 4 each that say what the tile is: its width (0: there is none) and which unit is its.
@@ -182,30 +154,30 @@ template <int B> __device__ __forceinline__ void unpack_shared(uint32_t words, u
     uint32_t w[B];
     int v = 0;
     if (B >= 4) {
-        uint4 four = shared_16(words + lane * 16);
+        uint4 four = load_shared_16(words + lane * 16);
         w[0] = four.x, w[1 % B] = four.y, w[2 % B] = four.z, w[3 % B] = four.w;
         v = 4;
     }
     if (B == 8) {
-        uint4 four = shared_16(words + 512 + lane * 16);
+        uint4 four = load_shared_16(words + 512 + lane * 16);
         w[4 % B] = four.x, w[5 % B] = four.y, w[6 % B] = four.z, w[7 % B] = four.w;
     }
     if (B == 2 || B == 3 || B == 6) {
-        uint2 two = shared_8(words + v * 128 + lane * 8);
+        uint2 two = load_shared_8(words + v * 128 + lane * 8);
         w[v % B] = two.x, w[(v + 1) % B] = two.y;
         v += 2;
     }
     if (B == 3 || B == 5)
-        w[v % B] = shared_4(words + v * 128 + lane * 4);
+        w[v % B] = load_shared_4(words + v * 128 + lane * 4);
     unpack<B>::run(w, a);
 }
 
 /* Tile h of a part as operands; zeros where there is none. */
 __device__ __forceinline__ void expand(uint32_t part, uint32_t h, uint32_t lane, uint32_t (&a)[16])
 {
-    const uint32_t kind = shared_4(part + PART_KIND + h * 4), words = part + h * 1024;
-    const uint32_t nibbles = shared_2(part + PART_SCALES + h * 16 + lane / 4 * 2);
-    const uint32_t unit = shared_2(part + PART_UNITS + h * 4 + (kind >> 8) * 2);
+    const uint32_t kind = load_shared_4(part + PART_KIND + h * 4), words = part + h * 1024;
+    const uint32_t nibbles = load_shared_2(part + PART_SCALES + h * 16 + lane / 4 * 2);
+    const uint32_t unit = load_shared_2(part + PART_UNITS + h * 4 + (kind >> 8) * 2);
 
     switch (kind & 0xff) {
     case 2: unpack_shared<2>(words, lane, a); break;
