@@ -3,9 +3,7 @@
 #include "linear.h"
 
 #include <stdatomic.h>
-#include <string.h>
 
-#include "half.h"
 #include "plimsoll/units.h"
 
 /*
