@@ -1,0 +1,248 @@
+/*
+ * A developers' benchmark of prefill on CUDA: milliseconds of a prompt, and where they go, operation by operation.
+ *
+ *     build/release/tests/bench_cuda_prefill DIRECTORY TOKENS [SETTING ...]     for example max_dq_size=16Mi kv_cache=q8
+ *
+ * The first line is the prompt by the clock, from ids to logits, median of ROUNDS. The table comes from further prompts with
+ * an event before and after each operation; its sum is larger than the first line where operations overlap, and `between`
+ * is what no operation accounts for. Matrices are told apart by their shapes.
+ */
+
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/cuda_internal.h"
+#include "model.h"
+#include "plimsoll/clock.h"
+#include "plimsoll/engine.h"
+
+enum { ROUNDS = 9, MAX_TOKENS = 16384, MAX_ENTRIES = 16384, MAX_NAMES = 32 };
+
+static struct plim_err err = PLIM_ERR_INIT;
+
+static void must(int rc)
+{
+    if (rc == 0)
+        return;
+    fprintf(stderr, "bench_cuda_prefill: %s\n", err.message);
+    exit(1);
+}
+
+static void must_cuda(cudaError_t status)
+{
+    must(cuda_check(status, "a CUDA call", &err));
+}
+
+/* ---- operations with an event before and after ---- */
+
+static const struct backend_ops *real;
+
+static struct entry {
+    char name[40];
+    cudaEvent_t before, after;
+} entries[MAX_ENTRIES];
+static size_t entry_count;
+
+static struct entry *begin(struct backend *backend, const char *name)
+{
+    struct entry *entry = &entries[entry_count];
+
+    if (entry_count == MAX_ENTRIES)
+        must(plim_err_set(&err, PLIM_ERR_SYSTEM, "more than %d operations", MAX_ENTRIES));
+    if (!entry->before) {
+        must_cuda(cudaEventCreate(&entry->before));
+        must_cuda(cudaEventCreate(&entry->after));
+    }
+    entry_count++;
+    snprintf(entry->name, sizeof entry->name, "%s", name);
+    must_cuda(cudaEventRecord(entry->before, cuda_of(backend)->stream));
+    return entry;
+}
+
+static int end(struct backend *backend, const struct entry *entry, int rc)
+{
+    must_cuda(cudaEventRecord(entry->after, cuda_of(backend)->stream));
+    return rc;
+}
+
+/* OPERATION(name, parameters, arguments) */
+#define OPERATION(op, parameters, arguments)                                                                           \
+    static int timed_##op parameters                                                                                   \
+    {                                                                                                                  \
+        struct entry *entry = begin(backend, #op);                                                                     \
+        return end(backend, entry, real->op arguments);                                                                \
+    }
+
+OPERATION(rms_norm,
+          (struct backend * backend, const float *x, const float *weight, float offset, double eps, size_t rows, size_t width,
+           float *out, struct plim_err *e),
+          (backend, x, weight, offset, eps, rows, width, out, e))
+OPERATION(rope,
+          (struct backend * backend, float *x, const float *table, size_t first, size_t rows, size_t heads, size_t head_dim,
+           struct plim_err *e),
+          (backend, x, table, first, rows, heads, head_dim, e))
+OPERATION(kv_store,
+          (struct backend * backend, const struct attention_shape *shape, const float *k, const float *v, size_t rows,
+           size_t first, void *keys, void *values, struct plim_err *e),
+          (backend, shape, k, v, rows, first, keys, values, e))
+OPERATION(attention,
+          (struct backend * backend, const struct attention_shape *shape, const float *q, const void *keys,
+           const void *values, size_t past, size_t rows, float *out, struct plim_err *e),
+          (backend, shape, q, keys, values, past, rows, out, e))
+OPERATION(act_mul,
+          (struct backend * backend, enum activation activation, float *gate, const float *up, size_t n, struct plim_err *e),
+          (backend, activation, gate, up, n, e))
+OPERATION(add, (struct backend * backend, float *x, const float *y, float scale, size_t n, struct plim_err *e),
+          (backend, x, y, scale, n, e))
+OPERATION(embed,
+          (struct backend * backend, enum dtype dtype, const void *table, size_t width, const int32_t *ids, size_t rows,
+           float scale, float *out, struct plim_err *e),
+          (backend, dtype, table, width, ids, rows, scale, out, e))
+OPERATION(upload, (struct backend * backend, void *device, const void *host, size_t bytes, struct plim_err *e),
+          (backend, device, host, bytes, e))
+OPERATION(download, (struct backend * backend, void *host, const void *device, size_t bytes, struct plim_err *e),
+          (backend, host, device, bytes, e))
+
+static int timed_linear(struct backend *backend, const struct matrix *matrix, const float *x, size_t rows, float *y,
+                        bool accumulate, struct plim_err *e)
+{
+    char name[40];
+
+    snprintf(name, sizeof name, "linear %zu x %zu%s", matrix->in_features, matrix->out_features, accumulate ? ", added" : "");
+    struct entry *entry = begin(backend, name);
+    return end(backend, entry, real->linear(backend, matrix, x, rows, y, accumulate, e));
+}
+
+static int timed_linear_many(struct backend *backend, const struct matrix *const *matrices, size_t count, const float *x,
+                             size_t rows, float *const *y, struct plim_err *e)
+{
+    char name[40];
+
+    snprintf(name, sizeof name, "linear %zu x %zu, %zu", matrices[0]->in_features, matrices[0]->out_features, count);
+    struct entry *entry = begin(backend, name);
+    return end(backend, entry, real->linear_many(backend, matrices, count, x, rows, y, e));
+}
+
+/* ---- a prompt ---- */
+
+static int drop_logits(void *context, size_t first_position, size_t rows, size_t vocab_size, const float *logits,
+                       struct plim_err *e)
+{
+    (void)context, (void)first_position, (void)rows, (void)vocab_size, (void)logits, (void)e;
+    return 0;
+}
+
+static double prompt_ms(struct plim_session *session, const int32_t *ids, size_t tokens)
+{
+    struct plim_forward forward = { .rows = PLIM_LOGITS_LAST, .callback = drop_logits };
+
+    plim_session_rewind(session, 0);
+    uint64_t start = plim_now_ns();
+    must(plim_session_forward(session, ids, tokens, &forward, &err));
+    return (double)(plim_now_ns() - start) * 1e-6;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+struct total {
+    char name[40];
+    double ms;
+    size_t count;
+};
+
+static void print_table(double whole_ms)
+{
+    struct total totals[MAX_NAMES] = { 0 };
+    size_t names = 0;
+    double sum = 0;
+
+    must_cuda(cudaDeviceSynchronize());
+    for (size_t i = 0; i < entry_count; i++) {
+        float ms;
+        size_t n = 0;
+        must_cuda(cudaEventElapsedTime(&ms, entries[i].before, entries[i].after));
+        while (n < names && strcmp(totals[n].name, entries[i].name) != 0)
+            n++;
+        if (n == MAX_NAMES)
+            continue;
+        if (n == names)
+            memcpy(totals[names++].name, entries[i].name, sizeof totals[n].name);
+        totals[n].ms += ms;
+        totals[n].count++;
+        sum += ms;
+    }
+    for (size_t n = 0; n < names; n++)
+        printf("    %-32s %5zu  %8.3f ms  %8.1f us each\n", totals[n].name, totals[n].count, totals[n].ms,
+               totals[n].ms / (double)totals[n].count * 1e3);
+    printf("    %-32s        %8.3f ms of %.3f with events\n", "between", whole_ms - sum, whole_ms);
+}
+
+int main(int argc, char **argv)
+{
+    struct plim_parameters parameters;
+    struct plim_engine *engine;
+    struct plim_model *model;
+    struct plim_session *session;
+    struct plim_model_info info;
+    static int32_t ids[MAX_TOKENS];
+    double ms[ROUNDS];
+
+    if (argc < 3)
+        return 2;
+    size_t tokens = strtoul(argv[2], NULL, 10);
+    if (tokens == 0 || tokens > MAX_TOKENS)
+        return 2;
+    plim_parameters_default(&parameters);
+    for (int i = 3; i < argc; i++) {
+        char *value = strchr(argv[i], '=');
+        if (!value)
+            return 2;
+        *value++ = '\0';
+        must(plim_parameters_set(&parameters, argv[i], value, &err));
+        printf("%s=%s ", argv[i], value);
+    }
+    must(plim_parameters_resolve(&parameters, &err));
+    must(plim_engine_open(&engine, "cuda", &parameters, NULL, &err));
+    must(plim_model_load(&model, engine, argv[1], &err));
+    plim_model_info(model, &info);
+    must(plim_session_open(&session, model, &(struct plim_session_options){ .context_tokens = tokens }, &err));
+    for (size_t i = 0; i < tokens; i++)
+        ids[i] = (int32_t)(i * 7919 % info.vocab_size);
+
+    prompt_ms(session, ids, tokens);
+    prompt_ms(session, ids, tokens);
+    for (int i = 0; i < ROUNDS; i++)
+        ms[i] = prompt_ms(session, ids, tokens);
+    qsort(ms, ROUNDS, sizeof *ms, by_value);
+    printf("%s: %zu tokens in %.2f ms [%.2f to %.2f], %.0f tokens/s\n", argv[1], tokens, ms[ROUNDS / 2], ms[0],
+           ms[ROUNDS - 1], (double)tokens / ms[ROUNDS / 2] * 1e3);
+
+    real = engine->backend.ops;
+    struct backend_ops timed = *real;
+    timed.rms_norm = timed_rms_norm;
+    timed.rope = timed_rope;
+    timed.kv_store = timed_kv_store;
+    timed.attention = timed_attention;
+    timed.act_mul = timed_act_mul;
+    timed.add = timed_add;
+    timed.embed = timed_embed;
+    timed.upload = timed_upload;
+    timed.download = timed_download;
+    timed.linear = timed_linear;
+    timed.linear_many = real->linear_many ? timed_linear_many : NULL;
+    engine->backend.ops = &timed;
+    prompt_ms(session, ids, tokens);
+    entry_count = 0;
+    print_table(prompt_ms(session, ids, tokens));
+    engine->backend.ops = real;
+
+    plim_session_close(session);
+    plim_model_free(model);
+    return plim_engine_close(engine) != 0;
+}
