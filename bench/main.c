@@ -27,6 +27,7 @@ static const struct verb verbs[] = {
     { "quantize", "convert a dense model to EXL2", verb_quantize },
     { "generate", "continue a text with a model", verb_generate },
     { "perplexity", "score a text with a model", verb_perplexity },
+    { "logits", "write the logits of given tokens", verb_logits },
     { "parameters", "list the parameters that bound memory", verb_parameters },
     { "machine", "describe this machine and measure its yardsticks", verb_machine },
     { "selftest", "measure how often the gate errs", verb_selftest },

@@ -170,7 +170,7 @@ static int record_parameters(struct result_case *out, const struct plim_paramete
     return 0;
 }
 
-static int describe_case(const struct suite *suite, const struct suite_case *c, struct result_case *out,
+int runner_describe_case(const struct suite *suite, const struct suite_case *c, struct result_case *out,
                          struct plim_err *err)
 {
     const char *model = c->model == SIZE_MAX ? "" : suite->models[c->model].name;
@@ -220,7 +220,7 @@ out:
 static int measure(const struct suite *suite, const struct suite_case *c, const struct executor *executor,
                    const struct run_options *options, struct run *run, struct result_case *out, struct plim_err *err)
 {
-    if (describe_case(suite, c, out, err) < 0 || execute(suite, c, executor, options, run, out, err) < 0) {
+    if (runner_describe_case(suite, c, out, err) < 0 || execute(suite, c, executor, options, run, out, err) < 0) {
         case_release(out);
         return -1;
     }

@@ -44,6 +44,10 @@ int runner_run(const struct suite *suite, const struct executor *executor, const
 int runner_run_case(const struct suite *suite, const struct suite_case *c, const struct executor *executor,
                     const struct run_options *options, struct result_case *out, struct plim_err *err);
 
+/* What a result says of a case before it has run: `out`, empty before, gets id, model, workload, parameters and arguments. */
+int runner_describe_case(const struct suite *suite, const struct suite_case *c, struct result_case *out,
+                         struct plim_err *err);
+
 /* Whether a recorded case ended as its suite expects; with `ok` where the suite (NULL: none) doesn't know it. */
 bool runner_expects(const struct suite *suite, const struct result_case *c);
 

@@ -20,6 +20,7 @@ int verb_frontier(int argc, char **argv);
 int verb_gate(int argc, char **argv);
 int verb_generate(int argc, char **argv);
 int verb_history(int argc, char **argv);
+int verb_logits(int argc, char **argv);
 int verb_machine(int argc, char **argv);
 int verb_memory(int argc, char **argv);
 int verb_model(int argc, char **argv);

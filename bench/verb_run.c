@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "case_list.h"
 #include "heap.h"
 #include "interrupt.h"
 #include "model_store.h"
@@ -38,7 +39,7 @@ static const struct argp_option options[] = {
     { "yardsticks", OPTION_YARDSTICKS, NULL, 0, "Measure the machine's yardsticks even if no case needs them", 0 },
     { "trace-memory", OPTION_TRACE, NULL, 0,
       "Record every change of memory beside the result, one file a case (plimsoll memory); costs some speed", 0 },
-    { "list", OPTION_LIST, NULL, 0, "Only print the ids of the cases", 0 },
+    { "list", OPTION_LIST, NULL, 0, "Only print the ids of the cases; with --json all that they ask for", 0 },
     { "json", OPTION_JSON, NULL, 0, "Print the result as JSON instead of a table", 0 },
     { "quiet", 'q', NULL, 0, "No progress", 0 },
     { 0 }
@@ -123,11 +124,21 @@ static int apply_sets(const struct arguments *a, struct suite *suite, struct pli
     return 0;
 }
 
-static void list_cases(const struct arguments *a, const struct suite *suite)
+static int list_cases(const struct arguments *a, const struct suite *suite, struct plim_err *err)
 {
+    char *text;
+
+    if (a->json) {
+        text = case_list_format(suite, &a->run, err);
+        if (text)
+            puts(text);
+        free(text);
+        return text ? 0 : -1;
+    }
     for (size_t i = 0; i < suite->case_count; i++)
         if (runner_selects(&suite->cases[i], a->run.case_pattern))
             puts(suite->cases[i].id);
+    return 0;
 }
 
 /* The result's path and the directory that it goes to; free() the path. */
@@ -198,12 +209,11 @@ static int run(struct arguments *a, struct plim_err *err)
         plim_err_input(err, "no case of suite %s matches \"%s\"; --list shows their ids", suite.name, a->run.case_pattern);
         goto out;
     }
+    a->run.models_directory = model_store_directory(a->models);
     if (a->list) {
-        list_cases(a, &suite);
-        status = 0;
+        status = list_cases(a, &suite, err);
         goto out;
     }
-    a->run.models_directory = model_store_directory(a->models);
     a->run.progress = log;
     if (interrupt_install(err) < 0 || !(processes.program = program = plim_self_path(err)) ||
         model_store_prepare(&suite, a->run.case_pattern, a->run.models_directory, program, log, err) < 0 ||
