@@ -107,6 +107,7 @@ struct comparer {
     bool stored;               /* compared with a baseline, not with another result */
     bool busy;                 /* the machine was, in one of the runs: timings tell nothing */
     bool first;                /* the comparison's first baseline: it says which cases are new or missing */
+    bool other_engine;         /* two engines: what only one of them has or runs is nobody's loss */
     struct plim_err *err;
     size_t differing_cases;    /* ran with other parameters or arguments than their namesakes */
     char difference[160];      /* of the first of them */
@@ -160,7 +161,7 @@ static int compare_metric(struct comparer *k, const struct result_case *before, 
 /* Metrics that only the baseline has. */
 static int find_missing_metrics(struct comparer *k, const struct result_case *before, const struct result_case *after)
 {
-    for (size_t i = 0; i < before->metric_count; i++) {
+    for (size_t i = 0; i < before->metric_count && !k->other_engine; i++) {
         const struct metric *metric = &before->metrics[i];
         if (!wanted(k, metric) || case_find_metric(after, metric->name))
             continue;
@@ -272,7 +273,7 @@ static int compare_cases(struct comparer *k, const struct result *baseline, cons
 {
     for (size_t i = 0; i < result->case_count; i++) {
         const struct result_case *after = &result->cases[i], *before = result_find_case(baseline, after->id);
-        if (!before && !k->first)
+        if (!before && (!k->first || k->other_engine))
             continue;
         if (!before) {
             char detail[240];
@@ -285,7 +286,7 @@ static int compare_cases(struct comparer *k, const struct result *baseline, cons
             return -1;
         }
     }
-    for (size_t i = 0; i < baseline->case_count && k->first; i++) {
+    for (size_t i = 0; i < baseline->case_count && k->first && !k->other_engine; i++) {
         if (!result_find_case(result, baseline->cases[i].id) &&
             case_finding(k, &baseline->cases[i], NULL, VERDICT_MISSING, "the result has no such case") < 0)
             return -1;
@@ -387,7 +388,13 @@ int compare_results(struct comparison *comparison, const struct result *baseline
                           .same_machine = baseline->machine_class && result->machine_class &&
                                           strcmp(baseline->machine_class, result->machine_class) == 0,
                           .first = comparison->baseline_count == 1,
+                          .other_engine = strcmp(result_engine(baseline), result_engine(result)) != 0,
                           .err = err };
+    if (k.other_engine) {
+        k.scope &= COMPARE_MACHINE;
+        comparison_note(comparison, "two engines, %s and %s: only speed and device memory are compared, where both report them",
+                        result_engine(baseline), result_engine(result));
+    }
     bool timings = policy->classes & k.scope & COMPARE_TIMING && k.same_machine;
     k.busy = timings && look_at_load(comparison, baseline, "the baseline");
     k.busy |= timings && look_at_load(comparison, result, "the result");

@@ -129,9 +129,24 @@ static void append(char *out, size_t size, const char *text)
     snprintf(out + used, size - used, "%s%s", used && *text ? ", " : "", text);
 }
 
-/* "results/before.json" -> "before": several results in one plot are told apart by their files' names. */
-static void result_label(const struct result *result, char *out, size_t size)
+static bool has_own_engine(const struct plot_job *job, const struct result *result)
 {
+    for (size_t i = 0; i < job->result_count; i++)
+        if (&job->results[i] != result && strcmp(result_engine(&job->results[i]), result_engine(result)) == 0)
+            return false;
+    return true;
+}
+
+/*
+ * Several results in one plot are told apart by their engines, or, where two are of one engine, by their files' names:
+ * "results/before.json" -> "before".
+ */
+static void result_label(const struct plot_job *job, const struct result *result, char *out, size_t size)
+{
+    if (has_own_engine(job, result)) {
+        snprintf(out, size, "%s", result_engine(result));
+        return;
+    }
     const char *path = result->path ? result->path : "", *slash = strrchr(path, '/');
     const char *base = slash ? slash + 1 : path;
     size_t length = strlen(base);
@@ -150,7 +165,7 @@ static void dimension_of(const struct plot_job *job, const struct plot_case *ite
     if (dimension < named)
         dimension_label(item->c, job->plot->series[dimension], out, size);
     else
-        result_label(&job->results[item->result], out, size);
+        result_label(job, &job->results[item->result], out, size);
 }
 
 static size_t dimension_count(const struct plot_job *job)
@@ -374,6 +389,19 @@ static int write_files(const struct plot_job *job, const struct plot_cases *case
     return rc;
 }
 
+static int draw(const struct plot_job *job, const struct plot_cases *cases, struct plot_text *text, struct plim_err *err)
+{
+    switch (job->plot->kind) {
+    case PLOT_CURVE:
+        return plot_curve(job, cases, text, err);
+    case PLOT_BARS:
+        return plot_metric_bars(job, cases, text, err);
+    case PLOT_TAG_BARS:
+        break;
+    }
+    return plot_tag_bars(job, cases, text, err);
+}
+
 int plot_write(const struct plot_job *job, char **name, struct plim_err *err)
 {
     struct plot_cases cases = { 0 };
@@ -383,7 +411,7 @@ int plot_write(const struct plot_job *job, char **name, struct plim_err *err)
     *name = NULL;
     if (plot_cases_find(&cases, job, err) < 0)
         goto out;
-    rc = job->plot->kind == PLOT_CURVE ? plot_curve(job, &cases, &text, err) : plot_tag_bars(job, &cases, &text, err);
+    rc = draw(job, &cases, &text, err);
     if (rc < 0 || !text.data)
         goto out;
     *name = heap_printf(err, "%s-%s", job->results[0].suite_name, job->plot->name);

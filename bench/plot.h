@@ -9,8 +9,8 @@
  *
  *     cd DIRECTORY && gnuplot NAME.gp
  *
- * How a plot looks is written in gnuplot, in tools/gnuplot: style.gp for all of them, curve.gp and tag_bars.gp for the
- * two kinds. The script is these files with a plot's own values in front.
+ * How a plot looks is written in gnuplot, in tools/gnuplot: style.gp for all of them, curve.gp, metric_bars.gp and
+ * tag_bars.gp for the kinds. The script is these files with a plot's own values in front.
  */
 
 #include <stdbool.h>

@@ -12,28 +12,16 @@
 #include "heap.h"
 #include "plimsoll/pool.h"
 #include "plot_parts.h"
-#include "table.h"
-
-#define HEADING_LIMIT 32
 
 struct bar {
-    const struct plot_case *like;
-    double y;                               /* row, from the top */
     double bytes[PLIM_TAG_COUNT];
     double total, predicted;                /* predicted: NaN when unknown */
 };
 
 struct bars {
-    struct bar *items;
-    size_t count;
-    bool grouped;                           /* more than one dimension: headings */
+    struct bar *items;                      /* as many as rows */
+    struct plot_rows rows;
     bool used[PLIM_TAG_COUNT];
-    struct {
-        const char *text;
-        double y;
-    } headings[HEADING_LIMIT];
-    size_t heading_count;
-    double rows;
     double most;
 };
 
@@ -57,54 +45,20 @@ static bool take_bytes(struct bar *bar, const struct result_case *c)
 
 static int add_bar(struct bars *bars, const struct plot_case *item, struct plim_err *err)
 {
-    struct bar bar = { .like = item, .predicted = NAN };
+    struct bar bar = { .predicted = NAN };
     if (item->c->outcome == OUTCOME_OK && !take_bytes(&bar, item->c))
         return 0;
-    for (size_t i = 0; i < bars->count; i++) {
-        if (strcmp(bars->items[i].like->label, item->label) == 0)
-            return plim_err_input(err, "%s and %s are one bar: add what tells them apart to \"groups\"",
-                                  bars->items[i].like->c->id, item->c->id);
-    }
-    struct bar *items = heap_room(bars->items, bars->count, sizeof *items, err);
+    struct bar *items = heap_room(bars->items, bars->rows.count, sizeof *items, err);
     if (!items)
         return -1;
     bars->items = items;
-    items[bars->count++] = bar;
+    items[bars->rows.count] = bar;
+    if (plot_rows_add(&bars->rows, item, err) < 0)
+        return -1;
     for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
         bars->used[tag] |= bar.bytes[tag] > 0;
     bars->most = fmax(bars->most, bar.total);
-    bars->grouped |= *item->rest != '\0';
     return 0;
-}
-
-/* Rows from the top, bars with one first value together, in the order in which they appear. */
-static void lay_out(struct bars *bars)
-{
-    double y = 0;
-    for (size_t i = 0; i < bars->count; i++)
-        bars->items[i].y = -1;
-    for (size_t i = 0; i < bars->count; i++) {
-        if (bars->items[i].y >= 0)
-            continue;
-        const char *first = bars->items[i].like->first;
-        if (bars->grouped && bars->heading_count < HEADING_LIMIT) {
-            bars->headings[bars->heading_count].text = first;
-            bars->headings[bars->heading_count++].y = y + 0.15;
-            y += 0.85;
-        }
-        for (size_t k = i; k < bars->count; k++) {
-            if (!bars->grouped ? k == i : strcmp(bars->items[k].like->first, first) == 0)
-                bars->items[k].y = y++;
-        }
-        y += bars->grouped ? 0.25 : 0;
-    }
-    bars->rows = y;
-}
-
-static const char *bar_label(const struct bars *bars, const struct bar *bar)
-{
-    const char *label = bars->grouped ? bar->like->rest : bar->like->label;
-    return *label ? label : bar->like->c->id;
 }
 
 static void put_data(FILE *out, const struct bars *bars)
@@ -116,9 +70,9 @@ static void put_data(FILE *out, const struct bars *bars)
             fprintf(out, "\t%s", plim_tag_name((enum plim_tag)tag));
     }
     fprintf(out, "\t(bytes, at the peak)\n");
-    for (size_t i = 0; i < bars->count; i++) {
+    for (size_t i = 0; i < bars->rows.count; i++) {
         const struct bar *bar = &bars->items[i];
-        fprintf(out, "%s", format_number(number, sizeof number, bar->y));
+        fprintf(out, "%s", format_number(number, sizeof number, bars->rows.items[i].y));
         fprintf(out, "\t%s", isnan(bar->predicted) ? "NaN" : format_number(number, sizeof number, bar->predicted));
         fprintf(out, "\t%s", format_number(number, sizeof number, bar->total));
         for (int tag = 0; tag < PLIM_TAG_COUNT; tag++) {
@@ -132,9 +86,8 @@ static void put_data(FILE *out, const struct bars *bars)
 static void put_preamble(FILE *out, const struct bars *bars)
 {
     struct plot_unit unit = plot_unit_for("bytes", bars->most);
-    char number[32];
     int used = 0;
-    put_real(out, "rows", bars->rows);
+    put_real(out, "rows", bars->rows.height);
     put_real(out, "scale", unit.scale);
     put_variable(out, "unit", unit.unit);
     put_real(out, "most", bars->most);
@@ -146,38 +99,13 @@ static void put_preamble(FILE *out, const struct bars *bars)
         if (bars->used[tag])
             fprintf(out, "tag_name[%d] = '%s'\n", ++used, plim_tag_name((enum plim_tag)tag));
     }
-
-    size_t n = bars->count, widest = 0;
-    fprintf(out, "bars = %zu\narray bar_y[%zu]\narray bar_label[%zu]\narray bar_note[%zu]\n", n, n, n, n);
-    for (size_t i = 0; i < n; i++) {
-        const struct bar *bar = &bars->items[i];
-        fprintf(out, "bar_y[%zu] = %s; bar_label[%zu] = ", i + 1, format_number(number, sizeof number, bar->y), i + 1);
-        put_quoted(out, bar_label(bars, bar));
-        size_t columns = text_columns(bar_label(bars, bar));
-        widest = columns > widest ? columns : widest;
-        fprintf(out, "; bar_note[%zu] = ", i + 1);
-        put_quoted(out, bar->like->c->outcome == OUTCOME_OK ? "" : outcome_name(bar->like->c->outcome));
-        fputc('\n', out);
-    }
-    size_t h = bars->heading_count;
-    for (size_t i = 0; i < h; i++) {
-        size_t columns = text_columns(bars->headings[i].text);
-        widest = columns > widest ? columns : widest;
-    }
-    put_real(out, "label_columns", (double)(widest < 60 ? widest : 60));
-    fprintf(out, "headings = %zu\narray heading[%zu]\narray heading_y[%zu]\n", h, h ? h : 1, h ? h : 1);
-    for (size_t i = 0; i < h; i++) {
-        fprintf(out, "heading_y[%zu] = %s; heading[%zu] = ", i + 1,
-                format_number(number, sizeof number, bars->headings[i].y), i + 1);
-        put_quoted(out, bars->headings[i].text);
-        fputc('\n', out);
-    }
+    plot_rows_put(out, &bars->rows);
 }
 
 int plot_tag_bars(const struct plot_job *job, const struct plot_cases *cases, struct plot_text *text,
                   struct plim_err *err)
 {
-    struct bars bars = { .count = 0 };
+    struct bars bars = { .most = 0 };
     struct plot_streams streams = { NULL, NULL, 0, 0 };
     int rc = -1;
 
@@ -190,7 +118,7 @@ int plot_tag_bars(const struct plot_job *job, const struct plot_cases *cases, st
     rc = 0;
     if (bars.most <= 0)
         goto out;
-    lay_out(&bars);
+    plot_rows_lay_out(&bars.rows);
     if (plot_streams_open(&streams, text, err) == 0) {
         put_data(streams.data, &bars);
         put_preamble(streams.preamble, &bars);
@@ -198,6 +126,7 @@ int plot_tag_bars(const struct plot_job *job, const struct plot_cases *cases, st
     rc = plot_streams_close(&streams, err);
 
 out:
+    plot_rows_release(&bars.rows);
     free(bars.items);
     return rc;
 }

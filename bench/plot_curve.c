@@ -17,7 +17,6 @@
 #include "statistics.h"
 #include "table.h"
 
-#define PANEL_LIMIT 4
 #define SERIES_LIMIT 24
 #define NOTE_LIMIT 5
 #define COLOR_COUNT 7          /* style.gp */
@@ -31,9 +30,9 @@ struct value {
 
 struct point {
     double x;
-    struct value y[PANEL_LIMIT];
+    struct value y[PLOT_PANEL_LIMIT];
     bool failed;                           /* a case at this x did not finish */
-    const struct result_case *c[PANEL_LIMIT];   /* whose value it is */
+    const struct result_case *c[PLOT_PANEL_LIMIT];   /* whose value it is */
 };
 
 struct series {
@@ -46,8 +45,8 @@ struct series {
 
 struct curve {
     const struct suite_plot *plot;
-    const char *y[PANEL_LIMIT];            /* metrics, one a panel; borrowed, as are the units */
-    const char *units[PANEL_LIMIT];        /* NULL: no case has the metric */
+    const char *y[PLOT_PANEL_LIMIT];            /* metrics, one a panel; borrowed, as are the units */
+    const char *units[PLOT_PANEL_LIMIT];        /* NULL: no case has the metric */
     size_t panels;
     struct series series[SERIES_LIMIT];
     size_t series_count;
@@ -120,7 +119,7 @@ static struct point *point_at(struct series *series, double x, struct plim_err *
     series->points = points;
     memmove(&points[place + 1], &points[place], (series->count - place) * sizeof *points);
     points[place] = (struct point){ .x = x };
-    for (size_t p = 0; p < PANEL_LIMIT; p++)
+    for (size_t p = 0; p < PLOT_PANEL_LIMIT; p++)
         points[place].y[p] = (struct value){ NAN, NAN, NAN, NAN };
     series->count++;
     return &points[place];
@@ -289,11 +288,7 @@ static void put_x(FILE *out, const struct curve *curve)
     fprintf(out, ")\n");
 }
 
-/*
- * What a panel shows, in words: "prefill_tokens_per_s" is "prefill (tokens/s)", since the unit that is shown replaces the
- * one in the name.
- */
-static void panel_title(const char *metric, const char *unit, bool is_log, char *out, size_t size)
+void plot_panel_title(const char *metric, const char *unit, bool is_log, char *out, size_t size)
 {
     static const char *const endings[] = { "_bytes_per_s", "_tokens_per_s", "_flops_per_s", "_bytes", "_ns", NULL };
     size_t length = strlen(metric);
@@ -335,7 +330,7 @@ static void put_panel(FILE *out, const struct curve *curve, size_t p)
     struct plot_unit unit = plot_unit_for(curve->units[p], most);
     bool is_log = least > 0 && most / least >= LOG_SCALE_FROM;
     char title[160], text[32];
-    panel_title(curve->y[p], unit.unit, is_log, title, sizeof title);
+    plot_panel_title(curve->y[p], unit.unit, is_log, title, sizeof title);
     fprintf(out, "panel_label[%zu] = ", p + 1);
     put_quoted(out, title);
     fprintf(out, "; panel_scale[%zu] = real(%s); panel_log[%zu] = %d; panel_predicted[%zu] = %d\n", p + 1,
@@ -441,8 +436,8 @@ static void drop_empty_panels(struct curve *curve)
 static int gather(struct curve *curve, const struct plot_cases *cases, struct plim_err *err)
 {
     for (; curve->plot->y[curve->panels]; curve->panels++) {
-        if (curve->panels == PANEL_LIMIT)
-            return plim_err_input(err, "more than %d metrics in \"y\"", PANEL_LIMIT);
+        if (curve->panels == PLOT_PANEL_LIMIT)
+            return plim_err_input(err, "more than %d metrics in \"y\"", PLOT_PANEL_LIMIT);
         curve->y[curve->panels] = curve->plot->y[curve->panels];
     }
     for (size_t i = 0; i < cases->count; i++) {

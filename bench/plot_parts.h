@@ -8,6 +8,8 @@
 #include "plot.h"
 
 #define PLOT_DIMENSION_LIMIT 6   /* series or groups, the result included */
+#define PLOT_PANEL_LIMIT 4
+#define PLOT_HEADING_LIMIT 32
 
 /* One case that a plot shows. */
 struct plot_case {
@@ -75,13 +77,44 @@ struct plot_streams {
 int plot_streams_open(struct plot_streams *streams, struct plot_text *text, struct plim_err *err);
 int plot_streams_close(struct plot_streams *streams, struct plim_err *err);
 
-/* A file of tools/gnuplot, in the source tree or installed; free(). */
-char *plot_read_style(const char *file, struct plim_err *err);
+/*
+ * What a panel shows, in words: "prefill_tokens_per_s" is "prefill (tokens/s)", since the unit that is shown replaces the
+ * one in the name.
+ */
+void plot_panel_title(const char *metric, const char *unit, bool is_log, char *out, size_t size);
+
+/* ---- lying bars (plot_rows.c): a row for each case, under a heading for each value of the first group ---- */
+
+struct plot_row {
+    const struct plot_case *like;
+    double y;                     /* from the top; once laid out */
+};
+
+struct plot_rows {
+    struct plot_row *items;
+    size_t count;
+    bool grouped;                 /* more than one dimension: headings */
+    struct {
+        const char *text;
+        double y;
+    } headings[PLOT_HEADING_LIMIT];
+    size_t heading_count;
+    double height;
+};
+
+/* Kind input when there is a bar with this label already. */
+int plot_rows_add(struct plot_rows *rows, const struct plot_case *item, struct plim_err *err);
+void plot_rows_lay_out(struct plot_rows *rows);
+/* bars, bar_y[], bar_label[], bar_note[] (how a case ended), label_columns, headings, heading[], heading_y[]. */
+void plot_rows_put(FILE *out, const struct plot_rows *rows);
+void plot_rows_release(struct plot_rows *rows);
 
 /* Each returns 0 with `text->data` NULL when there is nothing to draw. */
 int plot_curve(const struct plot_job *job, const struct plot_cases *cases, struct plot_text *text,
                struct plim_err *err);
 int plot_tag_bars(const struct plot_job *job, const struct plot_cases *cases, struct plot_text *text,
                   struct plim_err *err);
+int plot_metric_bars(const struct plot_job *job, const struct plot_cases *cases, struct plot_text *text,
+                     struct plim_err *err);
 
 #endif

@@ -121,6 +121,12 @@ int facts_set_number(struct facts *facts, const char *name, double number, struc
     return 0;
 }
 
+const char *result_engine(const struct result *result)
+{
+    const struct fact *engine = facts_find(&result->recorded, "engine");
+    return engine && engine->text ? engine->text : "plimsoll";
+}
+
 const struct fact *facts_find(const struct facts *facts, const char *name)
 {
     for (size_t i = 0; i < facts->count; i++) {

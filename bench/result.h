@@ -188,6 +188,8 @@ int facts_set_text(struct facts *facts, const char *name, const char *text, stru
 int facts_set_number(struct facts *facts, const char *name, double number, struct plim_err *err);
 /* Replaces one of the strings above: *field is freed and becomes a copy of `text`; NULL clears it. */
 int result_set_string(char **field, const char *text, struct plim_err *err);
+/* What ran the cases: the recorded fact "engine", which other engines' results carry (tools/peer-exllamav2), or "plimsoll". */
+const char *result_engine(const struct result *result);
 const struct fact *facts_find(const struct facts *facts, const char *name);
 void facts_release(struct facts *facts);
 void metric_release(struct metric *metric);

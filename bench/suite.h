@@ -37,7 +37,9 @@
  *           "y": ["peak_requested_fast_bytes", "prefill_tokens_per_s"],         one panel each
  *           "series": ["model", "dq_mode"],             one line for each combination of these
  *           "mark_knee": true },
- *         { "kind": "tag_bars", "name": "tags", "title": "...", "cases": "*", "groups": ["model", "low_mem"] } ]
+ *         { "kind": "tag_bars", "name": "tags", "title": "...", "cases": "*", "groups": ["model", "low_mem"] },
+ *         { "kind": "bars", "name": "speed", "title": "...", "cases": "*", "groups": ["model", "low_mem"],
+ *           "y": ["prefill_tokens_per_s"] } ]         over settings that are no numbers; a panel each, side by side
  *     }
  *
  * Numbers with units may be written as text ("512Mi"). Unknown keys, bad values and combinations that the parameters
@@ -99,7 +101,7 @@ struct suite_case {
     struct suite_gates gates;
 };
 
-enum plot_kind { PLOT_CURVE, PLOT_TAG_BARS };
+enum plot_kind { PLOT_CURVE, PLOT_TAG_BARS, PLOT_BARS };
 
 struct suite_plot {
     enum plot_kind kind;
@@ -108,7 +110,7 @@ struct suite_plot {
     char *cases;                     /* fnmatch pattern for case ids; "*" when absent */
     char *x;                         /* curve: a parameter or a workload's argument */
     bool x_is_log;
-    char **y;                        /* curve: metrics, one panel each; NULL-terminated */
+    char **y;                        /* curve, bars: metrics, one panel each; NULL-terminated */
     char **series;                   /* curve: series, bars: groups; "model", "case", parameters or arguments;
                                         NULL-terminated */
     bool mark_knee;

@@ -52,6 +52,20 @@ static int parse_grouping(const struct suite *suite, struct plim_json list, char
     return 0;
 }
 
+static int parse_metrics(struct suite_plot *plot, struct plim_json y, struct plim_err *err)
+{
+    if (json_string_list(y, &plot->y, err) < 0)
+        return -1;
+    for (size_t i = 0; plot->y[i]; i++)
+        if (!metric_find(plot->y[i])) {
+            const char *nearest = metric_nearest(plot->y[i]);
+
+            return plim_json_err(y, err, "\"%s\" is no metric%s%s%s", plot->y[i], nearest ? "; did you mean " : "",
+                                 nearest ? nearest : "", nearest ? "?" : "");
+        }
+    return 0;
+}
+
 static int parse_curve(const struct suite *suite, struct suite_plot *plot, struct plim_json object,
                        struct plim_err *err)
 {
@@ -72,15 +86,8 @@ static int parse_curve(const struct suite *suite, struct suite_plot *plot, struc
     plot->x_is_log = index == 1;
     if (plim_json_has(knee) && plim_json_bool(knee, &plot->mark_knee, err) < 0)
         return -1;
-    if (json_string_list(y, &plot->y, err) < 0)
+    if (parse_metrics(plot, y, err) < 0)
         return -1;
-    for (size_t i = 0; plot->y[i]; i++)
-        if (!metric_find(plot->y[i])) {
-            const char *nearest = metric_nearest(plot->y[i]);
-
-            return plim_json_err(y, err, "\"%s\" is no metric%s%s%s", plot->y[i], nearest ? "; did you mean " : "",
-                                 nearest ? nearest : "", nearest ? "?" : "");
-        }
     return parse_grouping(suite, plim_json_get(object, "series"), &plot->series, err);
 }
 
@@ -94,10 +101,19 @@ static int parse_tag_bars(const struct suite *suite, struct suite_plot *plot, st
     return parse_grouping(suite, plim_json_get(object, "groups"), &plot->series, err);
 }
 
+static int parse_bars(const struct suite *suite, struct suite_plot *plot, struct plim_json object, struct plim_err *err)
+{
+    static const char *const keys[] = { "kind", "name", "title", "cases", "y", "groups", NULL };
+
+    if (plim_json_only_keys(object, keys, err) < 0 || parse_metrics(plot, plim_json_get(object, "y"), err) < 0)
+        return -1;
+    return parse_grouping(suite, plim_json_get(object, "groups"), &plot->series, err);
+}
+
 static int parse_plot(const struct suite *suite, struct suite_plot *plot, struct plim_json object,
                       struct plim_err *err)
 {
-    static const char *const kinds[] = { "curve", "tag_bars", NULL };
+    static const char *const kinds[] = { "curve", "tag_bars", "bars", NULL };
     struct plim_json cases = plim_json_get(object, "cases"), title = plim_json_get(object, "title");
     const char *name, *pattern = "*", *heading;
     int kind;
@@ -114,7 +130,15 @@ static int parse_plot(const struct suite *suite, struct suite_plot *plot, struct
     if (!(plot->name = heap_strdup(name, err)) || !(plot->title = heap_strdup(heading, err)) ||
         !(plot->cases = heap_strdup(pattern, err)))
         return -1;
-    return plot->kind == PLOT_CURVE ? parse_curve(suite, plot, object, err) : parse_tag_bars(suite, plot, object, err);
+    switch (plot->kind) {
+    case PLOT_CURVE:
+        return parse_curve(suite, plot, object, err);
+    case PLOT_BARS:
+        return parse_bars(suite, plot, object, err);
+    case PLOT_TAG_BARS:
+        break;
+    }
+    return parse_tag_bars(suite, plot, object, err);
 }
 
 int suite_parse_plots(struct suite *suite, struct plim_json plots, struct plim_err *err)

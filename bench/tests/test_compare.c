@@ -496,6 +496,33 @@ Test(compare, new_and_missing_cases_and_metrics_are_told)
     release_pair(&pair);
 }
 
+Test(compare, two_engines_share_only_speed_and_system_memory)
+{
+    struct pair pair;
+    struct comparison c;
+    struct plim_err err = PLIM_ERR_INIT;
+    make_pair(&pair);
+    cr_assert_eq(facts_set_text(&pair.before.recorded, "engine", "exllamav2 0.3.2", &err), 0);
+    add_exact(pair.old, "peak_bytes", 1);
+    add_exact(pair.new, "peak_bytes", 2);
+    add_exact(pair.old, "gone_bytes", 1);
+    add_digest(pair.old, "any", "aa");
+    add_digest(pair.new, "any", "bb");
+    add_rate(pair.old, SAMPLES(10, 10, 10, 10, 10, 10));
+    add_rate(pair.new, SAMPLES(30, 30, 30, 30, 30, 30));
+    add_bytes(pair.new, "peak_rss_bytes", METRIC_SYSTEM, SAMPLES(1));
+    add_exact(add_case(&pair.before, "gone"), "peak_bytes", 1);
+    add_exact(add_case(&pair.after, "added"), "peak_bytes", 1);
+    compare_pair(&c, &pair);
+    cr_assert_eq(c.counts[VERDICT_IMPROVED], 1);
+    cr_assert_eq(c.counts[VERDICT_NEW], 1, "what only the result has is new");
+    cr_assert_eq(c.finding_count, 2);
+    cr_assert_eq(comparison_exit_status(&c, true), 0);
+    cr_assert_not_null(strstr(c.notes[0], "exllamav2 0.3.2 and plimsoll"), "%s", c.notes[0]);
+    comparison_release(&c);
+    release_pair(&pair);
+}
+
 Test(compare, a_new_case_that_crashed_is_a_warning)
 {
     struct pair pair;

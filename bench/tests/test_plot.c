@@ -19,6 +19,7 @@
 
 static char *curve_y[] = { "peak_requested_fast_bytes", "prefill_tokens_per_s", NULL };
 static char *curve_series[] = { "model", "dq_mode", NULL };
+static char *bar_y[] = { "prefill_tokens_per_s", "peak_rss_bytes", "peak_dequant_bytes", NULL };
 static char *bar_groups[] = { "model", "low_mem", NULL };
 
 static const struct suite_plot curve_plot = { .kind = PLOT_CURVE,
@@ -35,6 +36,13 @@ static const struct suite_plot bar_plot = { .kind = PLOT_TAG_BARS,
                                             .title = "Memory by tag, it's \"stacked\"",
                                             .cases = "*",
                                             .series = bar_groups };
+
+static const struct suite_plot metric_bar_plot = { .kind = PLOT_BARS,
+                                                   .name = "speed",
+                                                   .title = "Speed and memory",
+                                                   .cases = "*",
+                                                   .y = bar_y,
+                                                   .series = bar_groups };
 
 static struct metric *add_metric(struct result_case *c, const char *name, const char *unit, double value)
 {
@@ -80,6 +88,9 @@ static void add_bar(struct result *result, const char *model, const char *low_me
     add_metric(c, "at_peak_dequant_bytes", "bytes", 0);
     add_metric(c, "at_peak_weights_mapped_bytes", "bytes", 1e9);
     add_metric(c, "predicted_peak_bytes", "bytes", (30 + activations) * 1048576);
+    struct metric *speed = add_metric(c, "prefill_tokens_per_s", "tokens/s", 10 * activations);
+    cr_assert_eq(metric_add_sample(speed, 10 * activations + 4, &err), 0);
+    add_metric(c, "peak_rss_bytes", "bytes", (100 + activations) * 1048576);
 }
 
 static void make_curve_result(struct result *result)
@@ -156,6 +167,17 @@ Test(plot, bars_are_written_as_data_and_script)
     result_release(&result);
 }
 
+Test(plot, bars_of_metrics_are_written_as_data_and_script)
+{
+    struct result result;
+    make_bar_result(&result);
+    char *directory = write_plot(&metric_bar_plot, &result, 1);
+    expect_golden(directory, "low-mem-speed.tsv");
+    expect_golden(directory, "low-mem-speed.gp");
+    free(directory);
+    result_release(&result);
+}
+
 /* ---- what curves say ---- */
 
 static char *preamble_of(const struct suite_plot *plot, const struct result *results, size_t count)
@@ -211,6 +233,23 @@ Test(plot, several_results_are_told_apart_by_their_files)
     char *text = preamble_of(&curve_plot, results, 2);
     cr_assert_not_null(strstr(text, "'tiny, chunked, before, knee 8 Mi'"));
     cr_assert_not_null(strstr(text, "'tiny, chunked, after, knee 8 Mi'"));
+    free(text);
+    result_release(&results[0]);
+    result_release(&results[1]);
+}
+
+Test(plot, results_of_two_engines_are_told_apart_by_them)
+{
+    struct result results[2];
+    struct plim_err err = PLIM_ERR_INIT;
+    for (size_t i = 0; i < 2; i++) {
+        make_result(&results[i], "max-dq-size", "abacus");
+        add_curve(&results[i], "tiny", "chunked", 50);
+    }
+    cr_assert_eq(facts_set_text(&results[1].recorded, "engine", "exllamav2 0.3.2", &err), 0);
+    char *text = preamble_of(&curve_plot, results, 2);
+    cr_assert_not_null(strstr(text, "'tiny, chunked, plimsoll, knee 8 Mi'"), "%s", text);
+    cr_assert_not_null(strstr(text, "'tiny, chunked, exllamav2 0.3.2, knee 8 Mi'"), "%s", text);
     free(text);
     result_release(&results[0]);
     result_release(&results[1]);
@@ -278,7 +317,7 @@ static void expect_image(const char *directory, const char *file, const char *ma
     free(path);
 }
 
-Test(plot, gnuplot_draws_both_kinds)
+Test(plot, gnuplot_draws_every_kind)
 {
     struct result curve, bars;
     struct plim_err err = PLIM_ERR_INIT;
@@ -295,6 +334,11 @@ Test(plot, gnuplot_draws_both_kinds)
     cr_assert_eq(plot_draw(directory, "low-mem-tags", &err), 0, "%s", err.message);
     expect_image(directory, "low-mem-tags.png", "\x89PNG");
     expect_image(directory, "low-mem-tags.svg", "<?xml");
+    free(directory);
+    directory = write_plot(&metric_bar_plot, &bars, 1);
+    cr_assert_eq(plot_draw(directory, "low-mem-speed", &err), 0, "%s", err.message);
+    expect_image(directory, "low-mem-speed.png", "\x89PNG");
+    expect_image(directory, "low-mem-speed.svg", "<?xml");
     free(directory);
     result_release(&curve);
     result_release(&bars);
