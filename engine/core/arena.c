@@ -180,6 +180,45 @@ static int grow(struct arena *arena, uint64_t span)
     }
 }
 
+/* ---- single blocks ---- */
+
+static struct block *take_single(struct arena *arena, size_t bytes)
+{
+    const struct plim_pool_memory *memory = &arena->memory;
+    struct arena_range *range = malloc(sizeof *range);
+    uint64_t address;
+
+    if (!range) {
+        refuse(arena, "out of host memory for the device's book-keeping");
+        return NULL;
+    }
+    if (memory->alloc(memory->context, bytes, &address, &arena->refusal) < 0) {
+        free(range);
+        return NULL;
+    }
+    *range = (struct arena_range){ .block = { .remote = (void *)(uintptr_t)address, .span_bytes = bytes } };
+    enlist(arena, range, true);
+    arena->committed_bytes += bytes;
+    return &range->block;
+}
+
+/* Of a range that is in no list. */
+static void give_single(struct arena *arena, struct arena_range *range)
+{
+    arena->memory.free(arena->memory.context, begin_of(range));
+    arena->committed_bytes -= range->block.span_bytes;
+    free(range);
+}
+
+static void give_all_singles(struct arena *arena)
+{
+    for (size_t i = 0; i < ARENA_BUCKETS; i++)
+        for (struct arena_range *range; (range = arena->buckets[i]);) {
+            delist(arena, range);
+            give_single(arena, range);
+        }
+}
+
 /* ---- blocks ---- */
 
 static struct arena_range *best_fit(const struct arena *arena, uint64_t span)
@@ -219,6 +258,8 @@ struct block *arena_take(struct arena *arena, size_t bytes, bool may_commit)
         refuse(arena, "no device has that much memory");
         return NULL;
     }
+    if (arena->memory.alloc)
+        return may_commit ? take_single(arena, plim_max(bytes, 1)) : NULL;
     uint64_t span = plim_round_up(plim_max(bytes, 1), ARENA_ALIGN);
     range = best_fit(arena, span);
     if (!range && !may_commit)
@@ -234,11 +275,24 @@ struct block *arena_take(struct arena *arena, size_t bytes, bool may_commit)
     return &range->block;
 }
 
-struct block *arena_find(const struct arena *arena, const void *memory)
+static struct arena_range *find(const struct arena *arena, const void *memory)
 {
     struct arena_range *range = arena->buckets[(uint64_t)(uintptr_t)memory / ARENA_ALIGN % ARENA_BUCKETS];
     while (range && range->block.remote != memory)
         range = range->next;
+    return range;
+}
+
+bool arena_has(const struct arena *arena, const void *memory)
+{
+    if (arena->memory.alloc)
+        return find(arena, memory) != NULL;
+    return (uint64_t)(uintptr_t)memory - arena->base < arena->bytes;
+}
+
+struct block *arena_find(const struct arena *arena, const void *memory)
+{
+    struct arena_range *range = find(arena, memory);
     assert(range);
     return &range->block;
 }
@@ -247,7 +301,10 @@ void arena_give(struct arena *arena, struct block *block)
 {
     struct arena_range *range = (struct arena_range *)block;
     delist(arena, range);
-    set_free(arena, range);
+    if (arena->memory.alloc)
+        give_single(arena, range);
+    else
+        set_free(arena, range);
 }
 
 /* ---- giving back ---- */
@@ -309,6 +366,8 @@ void arena_release(struct arena *arena)
 {
     const struct plim_pool_memory *memory = &arena->memory;
 
+    if (memory->alloc)
+        give_all_singles(arena);
     for (size_t i = 0; i < arena->commit_count; i++)
         memory->decommit(memory->context, arena->commits[i].address, arena->commits[i].bytes);
     if (arena->bytes > 0)

@@ -13,6 +13,9 @@
  * grow, so that no size of block wastes more than one granule at the top. Commits are given back whole, when all of them is
  * free.
  *
+ * Where the device lends single blocks instead (plim_pool_memory's alloc and free, for memory checkers), all of this is one
+ * range a block, in the buckets alone.
+ *
  * Threads: the pool's lock is held around every call.
  */
 
@@ -51,11 +54,8 @@ void arena_init(struct arena *arena, const struct plim_pool_memory *memory);
 /* Gives everything back, blocks in use included. */
 void arena_release(struct arena *arena);
 
-/* Whether an address is the arena's. */
-static inline bool arena_has(const struct arena *arena, const void *memory)
-{
-    return (uint64_t)(uintptr_t)memory - arena->base < arena->bytes;
-}
+/* Whether an address is the arena's: any in its reservation, or where blocks are single ones the beginning of one. */
+bool arena_has(const struct arena *arena, const void *memory);
 
 /*
  * A block of `bytes`, its `remote` and `span_bytes` set. NULL with arena->refusal when it takes more than is free and

@@ -398,7 +398,9 @@ void blocks_give(struct blocks *blocks, struct block *block)
     block->state = BLOCK_FREE;
     blocks->live_span_bytes[tier] -= block->span_bytes;
     if (block->remote) {
+        uint64_t before = blocks->arena.committed_bytes;
         arena_give(&blocks->arena, block);
+        count_reserved(blocks, PLIM_FAST, (int64_t)(blocks->arena.committed_bytes - before));
         return;
     }
     HIDE(block_memory(block), block->span_bytes - PLIM_POOL_ALIGN);

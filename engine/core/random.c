@@ -52,6 +52,14 @@ void plim_random_fill(struct plim_random *random, uint64_t *words, size_t n)
     *random = local;
 }
 
+void plim_random_skip(struct plim_random *random, size_t n)
+{
+    struct plim_random local = *random;
+    for (size_t i = 0; i < n; i++)
+        next_word(local.state);
+    *random = local;
+}
+
 uint64_t plim_random_below(struct plim_random *random, uint64_t bound)
 {
     /* Lemire, "Fast Random Integer Generation in an Interval", 2019: the high half of a 128-bit product; the few draws

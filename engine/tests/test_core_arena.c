@@ -20,6 +20,7 @@
 struct device {
     uint64_t committed_bytes, commits, reservations;
     bool refuses_zero;
+    uint64_t singles;
 };
 
 static int device_reserve(void *context, uint64_t *base, uint64_t *bytes, struct plim_err *err)
@@ -316,4 +317,60 @@ Test(arena, contents_survive_any_order_of_requests)
     plim_pool_trim(pool);
     cr_assert_eq(device.committed_bytes, 0, "all of it could be given back");
     close_pool(pool, &device);
+}
+
+/* ---- single blocks ---- */
+
+/* A page of its own for each block, which ends where the page does. */
+static int device_alloc(void *context, uint64_t bytes, uint64_t *address, struct plim_err *err)
+{
+    struct device *device = context;
+
+    if (bytes > 4096)
+        return plim_err_set(err, PLIM_ERR_MEMORY, "the made-up device has small pages only");
+    char *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq(page, MAP_FAILED);
+    cr_assert_eq(mprotect(page + 4096, 4096, PROT_NONE), 0);
+    *address = (uint64_t)(uintptr_t)(page + 4096 - bytes);
+    device->singles++;
+    return 0;
+}
+
+static void device_free_single(void *context, uint64_t address)
+{
+    struct device *device = context;
+    munmap((void *)(uintptr_t)(address / 4096 * 4096), 8192);
+    device->singles--;
+}
+
+/* For memory checkers: a block is given back when it is freed, and is of just its size. */
+Test(arena, single_blocks_are_the_devices_own)
+{
+    struct device device = { 0 };
+    struct plim_pool_memory memory = { .context = &device, .granule_bytes = GRANULE, .zero = device_zero,
+                                       .alloc = device_alloc, .free = device_free_single };
+    struct plim_pool_options options = { .fast_memory = &memory };
+    struct plim_err err = PLIM_ERR_INIT;
+    struct plim_pool *pool;
+    char *blocks[40], *host;
+
+    cr_assert_eq(plim_pool_open(&pool, &options, &err), 0);
+    host = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_METADATA, 100, &err);
+    for (size_t i = 0; i < 40; i++) {
+        blocks[i] = plim_pool_calloc(pool, PLIM_FAST, PLIM_TAG_WEIGHTS, i + 1, 1, &err);
+        cr_assert_not_null(blocks[i], "%s", err.message);
+        cr_assert_eq(blocks[i][i], 0);
+        cr_assert_eq(plim_pool_block_bytes(pool, blocks[i]), i + 1);
+    }
+    cr_assert_null(plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WEIGHTS, 5000, &err));
+    cr_assert_eq(err.kind, PLIM_ERR_MEMORY);
+    cr_assert_eq(device.singles, 40);
+    cr_assert_eq(stats_of(pool).reserved_bytes[PLIM_FAST], 40 * 41 / 2);
+    for (size_t i = 0; i < 39; i++)
+        plim_pool_free(pool, blocks[i]);
+    cr_assert_eq(device.singles, 1);
+    cr_assert_eq(stats_of(pool).reserved_bytes[PLIM_FAST], 40);
+    plim_pool_free(pool, host);
+    cr_assert_eq(plim_pool_close(pool), 1, "one leaked, and is given back all the same");
+    cr_assert_eq(device.singles, 0);
 }

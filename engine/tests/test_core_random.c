@@ -40,6 +40,10 @@ Test(random, fill_is_the_same_sequence)
     for (size_t i = 0; i < 5; i++)
         cr_assert_eq(words[i], plim_random_u64(&b));
     cr_assert_eq(plim_random_u64(&a), plim_random_u64(&b));
+    plim_random_skip(&a, 7);
+    for (int i = 0; i < 7; i++)
+        plim_random_normal(&b);
+    cr_assert_eq(plim_random_u64(&a), plim_random_u64(&b));
 }
 
 Test(random, normal_agrees_with_fifty_digits)

@@ -170,3 +170,41 @@ Test(cuda_memory, trimming_between_operations_changes_nothing)
     free(host), free(got);
     cuda_fixture_close(&f);
 }
+
+/* ---- planted errors ---- */
+
+/*
+ * Two mistakes that compute-sanitizer must find; else its silence about all other tests means nothing (ci/gpu). Only with
+ * PLIMSOLL_PLANT=1, and with PLIMSOLL_CUDA_SINGLE_BLOCKS=1, without which the pool's blocks have no ends on the device.
+ */
+static void add_planted(size_t held, size_t added, bool written)
+{
+    const char *planted = getenv("PLIMSOLL_PLANT");
+    struct cuda_fixture f;
+    struct plim_err err = PLIM_ERR_INIT;
+
+    if (!planted || strcmp(planted, "1") != 0)
+        cr_skip_test("planted errors are for compute-sanitizer");
+    cuda_fixture_open(&f);
+    float *host = normal_floats(added, 1, 1), *x = device_floats(&f, host, added);
+    float *y = plim_pool_alloc(f.pool, PLIM_FAST, PLIM_TAG_IO, held * sizeof *y, &err);
+    cr_assert_not_null(y, "%s", err.message);
+    if (written)
+        f.backend.ops->upload(&f.backend, y, host, held * sizeof *y, &err);
+    f.backend.ops->add(&f.backend, x, y, 1.0f, added, &err);
+    f.backend.ops->download(&f.backend, host, x, added * sizeof *host, &err);   /* fails where the kernel was stopped */
+    plim_pool_free(f.pool, y);
+    device_free(&f, x);
+    free(host);
+    cuda_fixture_close(&f);
+}
+
+Test(cuda_planted, a_read_past_the_end)
+{
+    add_planted(1000, 1024, true);
+}
+
+Test(cuda_planted, a_read_of_what_nobody_wrote)
+{
+    add_planted(1024, 1024, false);
+}

@@ -4,10 +4,15 @@
  * 8B model, or have us guess large segments.
  *
  * The driver's functions are looked up through the runtime, so nothing is linked to the driver's library.
+ *
+ * With PLIMSOLL_CUDA_SINGLE_BLOCKS=1 in the environment every block is a cudaMalloc of its own, for compute-sanitizer: inside
+ * one mapped range it cannot tell a block from its neighbour, nor that a reused one was not written yet.
  */
 
 #include <cuda.h>
 #include <cudaTypedefs.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "cuda_internal.h"
 
@@ -176,6 +181,24 @@ static int memory_zero(void *context, uint64_t address, uint64_t bytes, struct p
     return 0;
 }
 
+static int memory_alloc(void *context, uint64_t bytes, uint64_t *address, struct plim_err *err)
+{
+    void *block;
+
+    if (cuda_device_select(device_of(context), err) < 0)
+        return -1;
+    CUDA_TRY(cudaMalloc(&block, bytes), err);
+    *address = (uint64_t)(uintptr_t)block;
+    return 0;
+}
+
+static void memory_free(void *context, uint64_t address)
+{
+    (void)context;
+    cudaDeviceSynchronize();
+    cudaFree((void *)(uintptr_t)address);
+}
+
 void cuda_memory(int device, struct plim_pool_memory *out)
 {
     *out = (struct plim_pool_memory){
@@ -187,4 +210,9 @@ void cuda_memory(int device, struct plim_pool_memory *out)
         .decommit = memory_decommit,
         .zero = memory_zero,
     };
+    const char *single = getenv("PLIMSOLL_CUDA_SINGLE_BLOCKS");
+    if (single && strcmp(single, "1") == 0) {
+        out->alloc = memory_alloc;
+        out->free = memory_free;
+    }
 }

@@ -86,6 +86,13 @@ struct plim_pool_memory {
     int (*commit)(void *context, uint64_t address, uint64_t bytes, struct plim_err *err);
     void (*decommit)(void *context, uint64_t address, uint64_t bytes);   /* one commit, whole; waits for its users */
     int (*zero)(void *context, uint64_t address, uint64_t bytes, struct plim_err *err);
+
+    /*
+     * Both or neither. With them every block is an allocation of its own, of just its bytes, and nothing is cached, so that a
+     * memory checker sees where blocks begin and end; of the calls above only `zero` is made then.
+     */
+    int (*alloc)(void *context, uint64_t bytes, uint64_t *address, struct plim_err *err);   /* never 0 bytes */
+    void (*free)(void *context, uint64_t address);   /* waits for its users */
 };
 
 struct plim_pool_options {

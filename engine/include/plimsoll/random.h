@@ -36,6 +36,9 @@ double plim_normal_quantile(double p);
 /* The next `n` words, without a call for each. */
 void plim_random_fill(struct plim_random *random, uint64_t *words, size_t n);
 
+/* Passes over the next `n` words: a normal variate takes one, so that threads can begin in the middle of a sequence. */
+void plim_random_skip(struct plim_random *random, size_t n);
+
 /* A uniformly random order of 0 .. n-1. */
 void plim_random_permutation(struct plim_random *random, uint32_t *order, size_t n);
 
