@@ -151,23 +151,47 @@ int gpu_facts(struct facts *facts, struct plim_err *err)
     return nvml_facts(device.bus_id, facts, err);
 }
 
+/* "power cap, heat"; "nothing" holds the clock down. */
+static void name_reasons(double reasons, char *buffer, size_t size)
+{
+    static const struct {
+        unsigned long long bit;
+        const char *name;
+    } names[] = {
+        { 0x01, "idle" }, { 0x02, "clocks setting" }, { 0x04, "power cap" }, { 0x08, "hardware slowdown" },
+        { 0x10, "synchronised boost" }, { 0x20, "heat" }, { 0x40, "heat, in hardware" }, { 0x80, "power brake" },
+        { 0x100, "display clocks setting" },
+    };
+    unsigned long long bits = reasons < 0 ? 0 : (unsigned long long)reasons;
+    size_t length = 0;
+
+    snprintf(buffer, size, "%s", reasons < 0 ? "unknown" : "nothing");
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (bits & names[i].bit && length < size)
+            length += (size_t)snprintf(buffer + length, size - length, "%s%s", length ? ", " : "", names[i].name);
+}
+
 int gpu_recorded(struct facts *facts, struct plim_err *err)
 {
     struct plim_err unusable = PLIM_ERR_INIT;
     struct plim_device device;
     struct gpu_state now;
     struct gpu *gpu;
+    char reasons[160];
 
     if (plim_device_describe(0, &device, &unusable) < 0)
         return facts_set_text(facts, "cuda", unusable.message, err);
     gpu = gpu_open(device.bus_id);
     gpu_state(gpu, &now);
     gpu_close(gpu);
+    name_reasons(now.throttle_reasons, reasons, sizeof reasons);
     if (facts_set_text(facts, "cuda", "usable", err) < 0 ||
         facts_set_number(facts, "gpu_sm_clock_mhz", now.sm_clock_mhz, err) < 0 ||
-        facts_set_number(facts, "gpu_temperature_c", now.temperature_c, err) < 0)
+        facts_set_number(facts, "gpu_memory_clock_mhz", now.memory_clock_mhz, err) < 0 ||
+        facts_set_number(facts, "gpu_temperature_c", now.temperature_c, err) < 0 ||
+        facts_set_number(facts, "gpu_power_w", now.power_w, err) < 0)
         return -1;
-    return facts_set_number(facts, "gpu_throttle_reasons", now.throttle_reasons, err);
+    return facts_set_text(facts, "gpu_clocks_held_by", reasons, err);
 }
 
 int gpu_yardsticks(struct facts *facts, struct plim_err *err)

@@ -27,7 +27,7 @@ void gpu_state(const struct gpu *gpu, struct gpu_state *out);
 /* gpu, gpu_memory_gib, gpu_driver, gpu_ecc, cuda_runtime; gpu alone, "none", where there is no usable GPU. */
 int gpu_facts(struct facts *facts, struct plim_err *err);
 
-/* cuda: "usable", or why not. */
+/* cuda: "usable", or why not; if usable, its clocks, temperature, power, and what holds the clocks down. */
 int gpu_recorded(struct facts *facts, struct plim_err *err);
 
 /* Adds gpu_read_bytes_per_s and so on, where there is a usable GPU. */

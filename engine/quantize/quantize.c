@@ -9,6 +9,7 @@
 #include "digest.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/cpu.h"
+#include "plimsoll/device.h"
 #include "plimsoll/file.h"
 #include "plimsoll/tokenizer.h"
 #include "quantize_ops.h"
@@ -173,6 +174,20 @@ static int file_digest(const char *path, char text[33], struct plim_err *err)
     return rc;
 }
 
+/* Cards differ in how they sum, so one card does not go on with another's job: "NVIDIA H100 80GB HBM3, 9.0". */
+static int identify_card(const struct conversion *c, cJSON *identity, struct plim_err *err)
+{
+    struct plim_device device;
+    char card[160];
+
+    if (c->engine->backend.ops->unified_memory)
+        return 0;
+    if (plim_device_describe((int)c->engine->parameters.count[PLIM_DEVICE], &device, err) < 0)
+        return -1;
+    snprintf(card, sizeof card, "%s, %d.%d", device.name, device.compute_capability / 10, device.compute_capability % 10);
+    return cJSON_AddStringToObject(identity, "card", card) ? 0 : json_memory(err);
+}
+
 /* Everything that the bytes of the result depend on. */
 static int identify(struct conversion *c, struct plim_err *err)
 {
@@ -208,7 +223,8 @@ static int identify(struct conversion *c, struct plim_err *err)
         json_memory(err);
         goto out;
     }
-    rc = job_identify(&c->job, identity, err);
+    if (identify_card(c, identity, err) == 0)
+        rc = job_identify(&c->job, identity, err);
 
 out:
     cJSON_Delete(identity);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "conversion_support.h"
+#include "plimsoll/file.h"
 #include "test_cuda.h"
 
 #define ON_CUDA "backend=cuda"
@@ -100,6 +101,19 @@ Test(cuda_conversion, errors_are_the_processors)
     scratch_remove(&s);
 }
 
+static void name_another_card(const char *path)
+{
+    struct plim_err err = PLIM_ERR_INIT;
+    cJSON *identity = read_json(path);
+    const char *card = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(identity, "card"));
+    cr_assert(card && strlen(card) > strlen(", 9.0"));
+    cr_assert(cJSON_ReplaceItemInObjectCaseSensitive(identity, "card", cJSON_CreateString("Abacus 1, 9.0")));
+    char *text = cJSON_Print(identity);
+    cr_assert_eq(plim_write_file(path, text, strlen(text), &err), 0, "%s", err.message);
+    cJSON_free(text);
+    cJSON_Delete(identity);
+}
+
 Test(cuda_conversion, same_bytes_every_time_through_the_slow_tier_and_resumed)
 {
     static const char *const settings[] = {
@@ -126,9 +140,13 @@ Test(cuda_conversion, same_bytes_every_time_through_the_slow_tier_and_resumed)
     cr_assert_eq(convert(&options, ON_CUDA, &summary, &err), 0, "%s", err.message);
     cr_expect(summary.resumed);
     cr_expect_str_eq(summary.digest, first);
-    /* The processor's job is another. */
+    /* The processor's job is another, and so is another card's. */
     options.output_directory = scratch_path(&s, "other");
     cr_expect_eq(convert(&options, "", NULL, &err), -1);
     cr_expect_eq(err.kind, PLIM_ERR_INPUT);
+    plim_err_clear(&err);
+    name_another_card(scratch_path(&s, "out0.job/job.json"));
+    cr_expect_eq(convert(&options, ON_CUDA, NULL, &err), -1);
+    cr_expect(err.kind == PLIM_ERR_INPUT && strstr(err.message, "begun with card \"Abacus 1, 9.0\""), "%s", err.message);
     scratch_remove(&s);
 }

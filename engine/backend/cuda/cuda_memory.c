@@ -175,7 +175,11 @@ static void memory_decommit(void *context, uint64_t address, uint64_t bytes)
 static int memory_zero(void *context, uint64_t address, uint64_t bytes, struct plim_err *err)
 {
     (void)context;
-    /* On the default stream, which ours don't wait for: done before the block is anybody's. */
+    /*
+     * On the default stream, which doesn't wait for ours, nor ours for it: the last owner's kernels are done before it
+     * begins, and it is before the block is anybody's.
+     */
+    CUDA_TRY(cudaDeviceSynchronize(), err);
     CUDA_TRY(cudaMemset((void *)(uintptr_t)address, 0, bytes), err);
     CUDA_TRY(cudaStreamSynchronize(0), err);
     return 0;

@@ -36,6 +36,7 @@ extern "C" {
 
 /* The parts of a piece of rows fit this, whatever the memory budget: other pieces would be other sums. */
 #define PARTS_BYTES ((size_t)128 << 20)
+#define PARTS_ROWS  ((size_t)65504)   /* whole steps; a grid has no more rows of blocks */
 
 #define CHUNK 8                          /* halves that are copied at once: 16 bytes */
 #define ROW_CHUNKS (TILE / CHUNK)
@@ -231,7 +232,7 @@ static struct parts parts_of(size_t rows, size_t in_features)
     struct parts p;
     p.stride = plim_round_up(in_features, (size_t)TILE);
     size_t fit = PARTS_BYTES / (2 * sizeof(__half) * p.stride) / STEP * STEP;
-    p.piece_rows = plim_min(plim_round_up(rows, (size_t)STEP), plim_max((size_t)STEP, fit));
+    p.piece_rows = plim_min(plim_round_up(rows, (size_t)STEP), plim_min(plim_max((size_t)STEP, fit), PARTS_ROWS));
     p.part_bytes = p.piece_rows * p.stride * sizeof(__half);
     p.feature_bytes = p.stride * sizeof(float);
     return p;
