@@ -36,7 +36,7 @@ struct ab_options {
     const char *case_pattern;        /* as for runs; NULL: all */
     const char *models_directory;
     const char *metric;              /* the timing to judge; NULL: the headline of each case */
-    int repeats;                     /* within a process; 0: as the suite says */
+    int repeats;                     /* within a process; 0: as the suite says, more in short ones (ab_repeats) */
     uint64_t budget_ns;              /* of time for the whole suite */
     uint64_t seed;                   /* of the cases' order */
     struct ab_rules rules;
@@ -63,6 +63,7 @@ struct ab_case {
     char metric[100];                        /* the timing that is judged; "" for none */
     double min_effect;
     struct ab_pairs stages[AB_STAGES];
+    int repeats;                             /* within a process, once it is known how long one takes; 0: the suite's */
     size_t wanted;                           /* pairs in the stage that runs */
     size_t attempts, replaced, disturbed;    /* pairs begun; thrown away as disturbed; disturbed, but kept */
     char disturbance[80];                    /* the last one, in words */
@@ -92,6 +93,13 @@ struct ab_report {
  * interrupt. */
 int ab_run(const struct suite *suite, const struct executor sides[AB_SIDES], const struct ab_options *options,
            struct ab_report *report, struct plim_err *err);
+
+/*
+ * How often a process repeats a case, if one took `process_ns` with the suite's repeats: as often, and up to a tenth of a
+ * second. On two shared cores the medians of a case of milliseconds spread by half as much with 20 repeats as with 5, and
+ * hardly less with 60: from there on it is the processes that differ.
+ */
+int ab_repeats(const struct suite_case *c, uint64_t process_ns);
 
 bool ab_controls_caught(const struct ab_report *report);
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "heap.h"
+#include "plimsoll/random.h"
 #include "plimsoll/units.h"
 #include "signed_rank.h"
 
@@ -16,12 +17,13 @@ struct ab_rules ab_rules_default(void)
         .alpha = 0.01,
         .min_effect = 0.03,
         .pass_effects = 5.0 / 3.0,
-        /* Exclude 5% wrongly in 3.9% (what 8 pairs make of 0.90) and 1%: two looks, 5% together. */
-        .screen_level = 0.90,
+        /* Exclude 5% wrongly in 2% (what 8 pairs make of 0.96), and in 1% at each of the few looks when confirming. */
+        .screen_level = 0.96,
         .confirm_level = 0.98,
         .confirm_least = 24,
-        .confirm_most = SIGNED_RANK_EXACT_LIMIT,
-        .confirm_pairs_per_percent = 9,
+        .confirm_first = 64,
+        .confirm_most = 1000,
+        .precision = 0.6,
     };
 }
 
@@ -71,13 +73,36 @@ size_t ab_fewest_pairs(size_t candidates, const struct ab_rules *rules)
     return (size_t)ceil(log2((double)candidates / rules->alpha));
 }
 
-size_t ab_confirm_pairs(const struct ab_evidence *screened, size_t candidates, const struct ab_rules *rules)
+/* The standard deviation of the estimate at which its interval is as narrow as the rules want it. */
+static double wanted_deviation(double min_effect, const struct ab_rules *rules)
 {
-    double wanted = ceil(rules->confirm_pairs_per_percent * 100 * screened->spread);
-    size_t pairs = wanted < (double)rules->confirm_most ? (size_t)wanted : rules->confirm_most;
+    return rules->precision * min_effect / plim_normal_quantile((1 + rules->confirm_level) / 2);
+}
 
-    pairs = plim_max(pairs, rules->confirm_least);
-    return plim_max(pairs, ab_fewest_pairs(candidates, rules));
+static size_t whole_pairs(double wanted, size_t least, size_t most)
+{
+    return wanted < (double)most ? plim_max((size_t)ceil(wanted), least) : plim_max(most, least);
+}
+
+size_t ab_first_pairs(const struct ab_evidence *screened, double min_effect, size_t candidates,
+                      const struct ab_rules *rules)
+{
+    double times = screened->spread / wanted_deviation(min_effect, rules);
+
+    return plim_max(whole_pairs(times * times, rules->confirm_least, rules->confirm_first),
+                    ab_fewest_pairs(candidates, rules));
+}
+
+size_t ab_enough_pairs(const struct ab_evidence *fresh, enum ab_suspicion suspected, double min_effect,
+                       const struct ab_rules *rules)
+{
+    double half = log(fresh->slowdown.high / fresh->slowdown.low) / 2, times = half / (rules->precision * min_effect);
+    double harmless = suspected == AB_SLOWER ? 1 + min_effect : pass_limit(min_effect, rules);
+    size_t twice = 2 * fresh->pairs;
+
+    if (times <= 1 || (suspected != AB_FASTER && fresh->slowdown.high < harmless))
+        return fresh->pairs;
+    return whole_pairs(times * times * (double)fresh->pairs, fresh->pairs, plim_min(twice, rules->confirm_most));
 }
 
 enum verdict ab_verdict(const struct ab_evidence *evidence, enum ab_suspicion suspected, double p, double min_effect,

@@ -25,8 +25,8 @@ struct ab_rules {
     double pass_effects;             /* a pass excludes a slowdown of so many times the minimum effect */
     double screen_level;             /* of intervals; their upper ends are one-sided bounds of (1 + level) / 2 */
     double confirm_level;
-    size_t confirm_least, confirm_most;
-    double confirm_pairs_per_percent;   /* of robust standard deviation */
+    size_t confirm_least, confirm_first, confirm_most;   /* pairs: the first instalment is from least to first */
+    double precision;                /* half of the confirmed interval, as a share of the minimum effect: then it is enough */
 };
 
 /*
@@ -61,8 +61,17 @@ enum ab_suspicion {
 /* `min_effect` is the case's own. */
 enum ab_suspicion ab_screen(const struct ab_evidence *evidence, double min_effect, const struct ab_rules *rules);
 
-/* How many fresh pairs settle it, if `candidates` cases are confirmed together. */
-size_t ab_confirm_pairs(const struct ab_evidence *screened, size_t candidates, const struct ab_rules *rules);
+/* How many fresh pairs to begin with, by the spread that screening saw, if `candidates` cases are confirmed together. */
+size_t ab_first_pairs(const struct ab_evidence *screened, double min_effect, size_t candidates,
+                      const struct ab_rules *rules);
+
+/*
+ * How many fresh pairs are enough, now that there are some: these, when the interval is narrow enough or excludes what
+ * could matter; else as many as should make it so, at most twice as many. How large the effect looks decides nothing but
+ * that it is harmless, so looking again makes no false alarm likelier.
+ */
+size_t ab_enough_pairs(const struct ab_evidence *fresh, enum ab_suspicion suspected, double min_effect,
+                       const struct ab_rules *rules);
 
 /* The fewest pairs with which a p value can come below alpha after the correction for `candidates`. */
 size_t ab_fewest_pairs(size_t candidates, const struct ab_rules *rules);

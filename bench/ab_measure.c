@@ -8,8 +8,11 @@
 #include "heap.h"
 #include "metrics.h"
 #include "plimsoll/clock.h"
+#include "plimsoll/units.h"
 
 #define REPLACED_SHARE 0.5   /* of the wanted pairs may be measured again */
+#define PROCESS_NS ((uint64_t)100 * 1000 * 1000)
+#define REPEATS_LIMIT 100
 #define UNTIMED_PAIRS 2      /* exact metrics must agree between two runs, or they are not exact */
 
 bool ab_wants_pair(const struct ab_case *c, enum ab_stage stage)
@@ -32,6 +35,15 @@ static enum ab_side first_side(size_t pair)
     for (; pair; pair &= pair - 1)
         side = side == AB_A ? AB_B : AB_A;
     return side;
+}
+
+int ab_repeats(const struct suite_case *c, uint64_t process_ns)
+{
+    uint64_t runs = (uint64_t)(c->warmup + c->repeats);
+
+    if (process_ns == 0 || process_ns >= PROCESS_NS)
+        return c->repeats;
+    return (int)plim_max((uint64_t)c->repeats, plim_min(runs * PROCESS_NS / process_ns, REPEATS_LIMIT));
 }
 
 /* ---- merging ---- */
@@ -142,7 +154,8 @@ static bool may_replace(const struct ab_case *c)
 static int measure_side(struct ab_case *c, enum ab_side side, const struct ab_options *options, double *value,
                         struct plim_err *err)
 {
-    struct run_options run = { .models_directory = options->models_directory, .repeats = options->repeats };
+    struct run_options run = { .models_directory = options->models_directory,
+                               .repeats = options->repeats ? options->repeats : c->repeats };
     struct result_case made = { 0 };
     int rc = -1;
 
@@ -166,7 +179,7 @@ int ab_measure_pair(struct ab_case *c, enum ab_stage stage, const struct ab_opti
 {
     enum ab_side first = first_side(c->attempts++), second = first == AB_A ? AB_B : AB_A;
     double values[AB_SIDES] = { NAN, NAN };
-    uint64_t start_ns = plim_now_ns();
+    uint64_t start_ns = plim_now_ns(), spent_ns;
     bool disturbed = false;
     const struct metric *metric;
 
@@ -177,7 +190,10 @@ int ab_measure_pair(struct ab_case *c, enum ab_stage stage, const struct ab_opti
         return -1;
     if (options->watch)
         disturbed = options->watch->end(options->watch->context, c->disturbance, sizeof c->disturbance);
-    c->spent_ns += plim_now_ns() - start_ns;
+    spent_ns = plim_now_ns() - start_ns;
+    c->spent_ns += spent_ns;
+    if (!c->repeats)
+        c->repeats = ab_repeats(c->spec, spent_ns / 2);
     if (!*c->metric || c->broken)
         return 0;
     if (isnan(values[AB_A]) || isnan(values[AB_B])) {

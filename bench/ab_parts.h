@@ -33,6 +33,13 @@ int ab_judge_screening(struct ab_case *c, const struct ab_rules *rules, struct p
  */
 size_t ab_plan_confirmation(struct ab_case *cases, size_t count, uint64_t left_ns, const struct ab_rules *rules);
 
+/*
+ * After an instalment of fresh pairs: which confirmed cases get more (case.wanted), because their interval is still too wide,
+ * as far as `left_ns` goes. `extended` is how many.
+ */
+int ab_plan_more(struct ab_case *cases, size_t count, uint64_t left_ns, const struct ab_rules *rules, size_t *extended,
+                 struct plim_err *err);
+
 /* Judges the confirmed cases together, and settles the verdict of every timed case. */
 int ab_settle(struct ab_case *cases, size_t count, const struct ab_rules *rules, struct plim_err *err);
 

@@ -52,9 +52,9 @@ static double planned_ns(const struct ab_case *cases, size_t count, size_t candi
 
     for (size_t i = 0; i < count; i++)
         if (cases[i].confirmed)
-            sum +=
-                (double)pair_ns(&cases[i]) * (double)(fewest ? ab_fewest_pairs(candidates, rules)
-                                                             : ab_confirm_pairs(&cases[i].evidence, candidates, rules));
+            sum += (double)pair_ns(&cases[i]) *
+                   (double)(fewest ? ab_fewest_pairs(candidates, rules)
+                                   : ab_first_pairs(&cases[i].evidence, cases[i].min_effect, candidates, rules));
     return sum;
 }
 
@@ -83,10 +83,40 @@ size_t ab_plan_confirmation(struct ab_case *cases, size_t count, uint64_t left_n
         if (!cases[i].confirmed)
             continue;
         fewest = ab_fewest_pairs(candidates, rules);
-        full = ab_confirm_pairs(&cases[i].evidence, candidates, rules);
+        full = ab_first_pairs(&cases[i].evidence, cases[i].min_effect, candidates, rules);
         cases[i].wanted = (size_t)fmax((double)fewest, floor(share * (double)full));
     }
     return candidates;
+}
+
+int ab_plan_more(struct ab_case *cases, size_t count, uint64_t left_ns, const struct ab_rules *rules, size_t *extended,
+                 struct plim_err *err)
+{
+    double needed_ns = 0, share;
+
+    for (size_t i = 0; i < count; i++) {
+        struct ab_case *c = &cases[i];
+        const struct ab_pairs *fresh = &c->stages[AB_CONFIRM];
+
+        c->wanted = fresh->count;
+        if (!c->confirmed || c->broken || !fresh->count)
+            continue;
+        if (ab_evidence(fresh->log_ratios, fresh->count, rules->confirm_level, &c->evidence, err) < 0)
+            return -1;
+        c->wanted = ab_enough_pairs(&c->evidence, c->suspicion, c->min_effect, rules);
+        needed_ns += (double)pair_ns(c) * (double)(c->wanted - fresh->count);
+    }
+    share = needed_ns > (double)left_ns ? (double)left_ns / needed_ns : 1;
+    *extended = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t have = cases[i].stages[AB_CONFIRM].count;
+
+        if (cases[i].wanted <= have)
+            continue;
+        cases[i].wanted = have + (size_t)(share * (double)(cases[i].wanted - have));
+        *extended += cases[i].wanted > have;
+    }
+    return 0;
 }
 
 /* ---- verdicts ---- */

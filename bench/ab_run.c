@@ -201,6 +201,27 @@ static int screen(struct run *run, struct plim_err *err)
     return 0;
 }
 
+/* More pairs where they are needed, until all is precise or the time is over. */
+static int confirm_further(struct run *run, uint64_t limit_ns, struct plim_err *err)
+{
+    const struct ab_rules *rules = &run->options->rules;
+    struct ab_report *report = run->report;
+    struct ab_case *controls = report->cases + report->case_count;
+    size_t extended, controls_extended;
+
+    for (;;) {
+        uint64_t spent = spent_ns(run), left_ns = run->budget_ns > spent ? run->budget_ns - spent : 0;
+
+        if (ab_plan_more(report->cases, report->case_count, left_ns, rules, &extended, err) < 0 ||
+            ab_plan_more(controls, report->control_count, UINT64_MAX, rules, &controls_extended, err) < 0)
+            return -1;
+        if (extended + controls_extended == 0)
+            return 0;
+        if (run_stage(run, AB_CONFIRM, limit_ns, err) < 0)
+            return -1;
+    }
+}
+
 /* Controls are a family of their own: they must not make the suite's tests stricter. */
 static int confirm(struct run *run, struct plim_err *err)
 {
@@ -208,11 +229,12 @@ static int confirm(struct run *run, struct plim_err *err)
     struct ab_report *report = run->report;
     struct ab_case *controls = report->cases + report->case_count;
     uint64_t spent = spent_ns(run);
+    /* The plan fits the budget if pairs take as long as before; a quarter more is let pass. */
+    uint64_t limit_ns = run->budget_ns + run->budget_ns / 4;
 
     ab_plan_confirmation(report->cases, report->case_count, run->budget_ns > spent ? run->budget_ns - spent : 0, rules);
     ab_plan_confirmation(controls, report->control_count, UINT64_MAX, rules);
-    /* The plan fits the budget if pairs take as long as before; a quarter more is let pass. */
-    if (run_stage(run, AB_CONFIRM, run->budget_ns + run->budget_ns / 4, err) < 0)
+    if (run_stage(run, AB_CONFIRM, limit_ns, err) < 0 || confirm_further(run, limit_ns, err) < 0)
         return -1;
     if (ab_settle(report->cases, report->case_count, rules, err) < 0)
         return -1;

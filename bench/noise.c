@@ -25,13 +25,22 @@ void noise_replay(struct noise *noise, const double *recorded, size_t count, uin
 
     *noise = (struct noise){ .model = &replayed, .recorded = recorded, .recorded_count = count };
     plim_random_seed(&noise->random, seed, session);
-    noise->at = (size_t)plim_random_below(&noise->random, count);
+}
+
+static double next_recorded(struct noise *noise)
+{
+    if (noise->left == 0) {
+        noise->at = (size_t)plim_random_below(&noise->random, noise->recorded_count);
+        noise->left = NOISE_BLOCK;
+    }
+    noise->left--;
+    return noise->recorded[noise->at++ % noise->recorded_count];
 }
 
 double noise_next(struct noise *noise)
 {
     if (noise->recorded)
-        return noise->recorded[noise->at++ % noise->recorded_count];
+        return next_recorded(noise);
     const struct noise_model *m = noise->model;
     struct plim_random *random = &noise->random;
     double fresh = sqrt(1 - m->drift_correlation * m->drift_correlation);

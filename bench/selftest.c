@@ -15,12 +15,12 @@
 #include "simulated.h"
 
 #define FALSE_ALARMS_PROMISED 0.01
-#define POWER_PROMISED 0.80
+#define POWER_PROMISED 0.95
 #define POWER_SLOWDOWN 0.05
 #define LEVEL 0.95
 #define RECORDING_SHARE 0.4    /* of the time limit */
 #define RECORDED_PROCESSES 1000
-#define SIMULATED_BUDGET_NS (UINT64_MAX / 4)   /* no clock runs there */
+#define SIMULATED_PROCESS_NS 250000000
 
 struct plant {
     double slowdown;
@@ -68,7 +68,6 @@ static int run_sabotaged(void *context, const struct case_request *request, cons
 /* ---- one trial ---- */
 
 struct trial {
-    uint64_t budget_ns;          /* 0: the usual minute a case */
     const struct selftest_options *options;
     const struct suite *suite;
     const char *case_pattern;
@@ -142,7 +141,6 @@ static int run_trial(const struct trial *trial, struct selftest_row *row, struct
     struct executor sides[AB_SIDES];
     struct ab_options options = { .rules = ab_rules_default(), .seed = trial->options->seed + trial->number,
                                   .watch = trial->watch, .control = trial->machine,
-                                  .budget_ns = trial->budget_ns,
                                   .case_pattern = trial->case_pattern,
                                   .models_directory = trial->options->models_directory };
     struct ab_report report;
@@ -184,7 +182,7 @@ static int run_simulated(const struct selftest_options *options, const struct su
                          const struct noise_model *model, const struct selftest *recorded, const struct plant *plant,
                          struct selftest_row *row, struct plim_err *err)
 {
-    struct simulated simulated = { .runs = 0 };
+    struct simulated simulated = { .process_ns = model ? SIMULATED_PROCESS_NS : (uint64_t)(1e9 * recorded->process_s) };
     struct plim_progress progress;
     char title[80];
     int rc = 0;
@@ -193,18 +191,19 @@ static int run_simulated(const struct selftest_options *options, const struct su
              (unsigned long long)plant->extra_bytes);
     plim_progress_start(&progress, options->progress, title, "trials", options->trials);
     for (size_t i = 0; i < options->trials && rc == 0; i++) {
-        struct trial trial = { SIMULATED_BUDGET_NS, options, suite, NULL, plant, NULL, simulated_executor(&simulated), i };
+        struct trial trial = { options, suite, NULL, plant, NULL, simulated_executor(&simulated), i };
 
         if (model)
             noise_start(&simulated.noise, model, options->seed, i);
         else
             noise_replay(&simulated.noise, recorded->recorded, recorded->recorded_count, options->seed, i);
         plim_progress_update(&progress, i, NULL);
+        plim_clock_replace(simulated_now_ns, &simulated);
         rc = run_trial(&trial, row, err);
+        plim_clock_replace(NULL, NULL);
     }
     plim_progress_finish(&progress);
     average(row);
-    row->seconds_a_case = 0;   /* nobody waited */
     return rc;
 }
 
@@ -235,9 +234,9 @@ static bool is_over(const struct clock_budget *budget, double share)
 
 /* The logarithm of one process's timing; NaN where there was none. */
 static int record_one(const struct suite *suite, const struct suite_case *c, const struct executor *machine,
-                      const struct selftest_options *options, double *value, struct plim_err *err)
+                      const struct selftest_options *options, int repeats, double *value, struct plim_err *err)
 {
-    struct run_options run = { .models_directory = options->models_directory };
+    struct run_options run = { .models_directory = options->models_directory, .repeats = repeats };
     struct result_case made = { 0 };
     const struct metric *metric;
 
@@ -253,28 +252,37 @@ static int record_one(const struct suite *suite, const struct suite_case *c, con
     return isnan(*value) ? -1 : 0;
 }
 
-/* A process after another, of the first case: what this machine does to a timing, each in the wake of those before. */
+/*
+ * A process after another, of the first case, as A/B runs start them: what this machine does to a timing, each in the wake of
+ * those before. The first one only shows how often it is to be repeated.
+ */
 static int record(const struct selftest_options *options, const struct suite *suite, const struct executor *machine,
                   const struct clock_budget *budget, struct selftest *out, struct plim_err *err)
 {
     const struct suite_case *c = suite->cases;
     struct plim_progress progress;
+    uint64_t start_ns = plim_now_ns();
     double middle;
-    int rc = 0;
+    int repeats, rc;
 
     while (!runner_selects(c, options->case_pattern))
         c++;
+    rc = record_one(suite, c, machine, options, 0, &middle, err);
+    repeats = ab_repeats(c, plim_now_ns() - start_ns);
+    start_ns = plim_now_ns();
     plim_progress_start(&progress, options->progress, "recording this machine", "processes", SELFTEST_RECORD_LIMIT);
     while (rc == 0 && out->recorded_count < SELFTEST_RECORD_LIMIT && !is_over(budget, RECORDING_SHARE)) {
         if (budget->limit_s <= 0 && out->recorded_count >= RECORDED_PROCESSES)
             break;
         plim_progress_update(&progress, out->recorded_count, c->id);
         rc = interrupt_requested() ? plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted")
-                                   : record_one(suite, c, machine, options, &out->recorded[out->recorded_count], err);
+                                   : record_one(suite, c, machine, options, repeats, &out->recorded[out->recorded_count], err);
         if (rc == 0)
             out->recorded_count++;
     }
     plim_progress_finish(&progress);
+    if (out->recorded_count)
+        out->process_s = (double)(plim_now_ns() - start_ns) / 1e9 / (double)out->recorded_count;
     middle = median(out->recorded, out->recorded_count);
     for (size_t i = 0; i < out->recorded_count; i++)
         out->recorded[i] -= middle;
@@ -299,7 +307,7 @@ static int run_real(const struct selftest_options *options, const struct suite *
     plim_progress_start(&progress, options->progress, "this machine", "trials", 0);
     for (size_t i = 0; rc == 0 && i < options->machine_trials && !is_over(budget, 1); i++)
         for (size_t k = 0; k < PLANTS && rc == 0 && !is_over(budget, 1); k++) {
-            struct trial trial = { 0, options, suite, options->case_pattern, &plants[k], &watch, *machine, i };
+            struct trial trial = { options, suite, options->case_pattern, &plants[k], &watch, *machine, i };
 
             if (!rows[k])
                 continue;

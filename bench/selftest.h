@@ -41,7 +41,7 @@ struct selftest_row {
     size_t warned, passed, inconclusive;   /* the other verdicts of a planted slowdown's case */
     size_t controls_missed;      /* trials that failed themselves */
     double pairs_a_case;         /* on average */
-    double seconds_a_case;       /* the same; 0 where nothing was really run */
+    double seconds_a_case;       /* the same; on the simulated clock where nothing was really run */
 };
 
 #define SELFTEST_ROW_LIMIT 40
@@ -52,18 +52,22 @@ struct selftest {
     size_t row_count;
     double recorded[SELFTEST_RECORD_LIMIT];   /* logarithms of a case's timings on this machine, process after process */
     size_t recorded_count;
+    double process_s;                         /* how long one of them took */
 };
 
 /*
+ * A run has the usual minute a case; on simulated machines a process takes a quarter of a second of it.
+ *
  * On this machine a real case's processes are recorded first, as long as 40% of the time allows; suites of many cases are
- * then judged on windows of that record, since as many real suites would take days. Windows overlap, so these rates'
- * intervals are somewhat too narrow; the real trials that follow, all of them different, are few.
+ * then judged on blocks of that record, since as many real suites would take days; a process takes as long as it did. All
+ * suites are made of one record, so these rates' intervals are somewhat too narrow; the real trials that follow, all of them
+ * different, are few.
  */
 int selftest_gate(const struct selftest_options *options, struct selftest *out, struct plim_err *err);
 
 /*
  * What the gate promises, checked with 95% intervals, so that chance alone breaks no promise that is kept: false alarms
- * in at most 1% of suites; on quiet and shared machines 5% found in 80% and no control missed; a page always,
+ * in at most 1% of suites; on quiet and shared machines 5% found in 95% and no control missed; a page always,
  * everywhere. False, with the first broken promise in words, when the trials exclude one.
  */
 bool selftest_keeps_promises(const struct selftest *selftest, char *broken, size_t size);

@@ -27,6 +27,17 @@ static void rate_cells(struct table *t, size_t count, size_t n, enum text_style 
     table_cell(t, STYLE_DIM, "%.1f to %.1f%%", 100 * rate.low, 100 * rate.high);
 }
 
+/* What A/A pairs of neighbours would differ by. */
+static double pair_spread(const struct selftest *selftest)
+{
+    static double differences[SELFTEST_RECORD_LIMIT / 2];
+    size_t pairs = selftest->recorded_count / 2;
+
+    for (size_t i = 0; i < pairs; i++)
+        differences[i] = selftest->recorded[2 * i + 1] - selftest->recorded[2 * i];
+    return pairs ? robust_deviation(differences, pairs) : 0;
+}
+
 int selftest_print(const struct selftest *selftest, FILE *out, struct plim_err *err)
 {
     static const char *const titles[] = { "machine", "planted", "suites", "false alarms", "95%", "found", "95%",
@@ -63,9 +74,10 @@ int selftest_print(const struct selftest *selftest, FILE *out, struct plim_err *
             table_cell(&t, STYLE_PLAIN, "%s", "");
     }
     if (selftest->recorded_count)
-        fprintf(out, "recorded %zu processes one after another, spread %.1f%%; \"replayed\" suites are overlapping windows "
-                     "of them\n",
-                selftest->recorded_count, 100 * robust_deviation(selftest->recorded, selftest->recorded_count));
+        fprintf(out, "recorded %zu processes one after another, %.0f ms each, spread %.1f%% (of pairs %.1f%%); \"replayed\" "
+                     "suites are made of blocks of them\n",
+                selftest->recorded_count, 1e3 * selftest->process_s,
+                100 * robust_deviation(selftest->recorded, selftest->recorded_count), 100 * pair_spread(selftest));
     rc = table_print(&t, out, table_colours(out), err);
     table_release(&t);
     return rc;
@@ -108,7 +120,10 @@ char *selftest_json(const struct selftest *selftest, struct plim_err *err)
         cJSON_AddItemToArray(rows, object);
     }
     cJSON_AddNumberToObject(root, "recorded_processes", (double)selftest->recorded_count);
-    cJSON_AddNumberToObject(root, "recorded_spread", selftest->recorded_count ? robust_deviation(selftest->recorded, selftest->recorded_count) : 0);
+    cJSON_AddNumberToObject(root, "recorded_process_s", selftest->recorded_count ? selftest->process_s : 0);
+    cJSON_AddNumberToObject(root, "recorded_spread",
+                            selftest->recorded_count ? robust_deviation(selftest->recorded, selftest->recorded_count) : 0);
+    cJSON_AddNumberToObject(root, "recorded_pair_spread", pair_spread(selftest));
     text = cJSON_Print(root);
     cJSON_Delete(root);
     if (!text)

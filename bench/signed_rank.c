@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "heap.h"
 #include "plimsoll/random.h"
@@ -160,18 +161,52 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double *walsh_averages(const double *d, size_t n, struct plim_err *err)
+/*
+ * The Walsh averages of ascending values are a table that grows along its rows and columns, so that one walk from corner to
+ * corner counts those up to a bound, and no table is needed (Johnson and Mizoguchi, "Selecting the Kth Element in X + Y",
+ * 1978). Halved before they are added, so that rounding keeps the order.
+ */
+static double average(double x, double y)
 {
-    double *averages = heap_calloc(greatest_sum(n), sizeof *averages, err);
-    size_t count = 0;
+    return 0.5 * x + 0.5 * y;
+}
 
-    if (!averages)
-        return NULL;
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = i; j < n; j++)
-            averages[count++] = d[i] + (d[j] - d[i]) / 2;
-    qsort(averages, count, sizeof *averages, ascending);
-    return averages;
+struct walk {
+    size_t up_to;        /* averages that are at most the bound */
+    double next;         /* the least one above it */
+};
+
+static struct walk walk_averages(const double *sorted, size_t n, double bound)
+{
+    struct walk walk = { 0, INFINITY };
+    size_t end = n;      /* the first partner whose average with the i-th value is above the bound */
+
+    for (size_t i = 0; i < n; i++) {
+        while (end > 0 && average(sorted[i], sorted[end - 1]) > bound)
+            end--;
+        walk.up_to += end > i ? end - i : 0;
+        if (end < n)
+            walk.next = fmin(walk.next, average(sorted[i], sorted[end > i ? end : i]));
+    }
+    return walk;
+}
+
+/* The k-th least average, from 1: by halving, as there are 64 steps or so and not n^2 averages to sort. */
+static double kth_average(const double *sorted, size_t n, size_t k)
+{
+    double low = nextafter(sorted[0], -INFINITY), high = sorted[n - 1], resolution = 1e-14 * (high - low);
+
+    while (high - low > resolution) {
+        double middle = low + (high - low) / 2;
+
+        if (middle <= low || middle >= high)
+            break;
+        if (walk_averages(sorted, n, middle).up_to >= k)
+            high = middle;
+        else
+            low = middle;
+    }
+    return walk_averages(sorted, n, low).next;
 }
 
 /* How many averages may lie outside at each end: the greatest k with P(sum <= k - 1) <= tail. */
@@ -198,18 +233,20 @@ static int outside_count(size_t n, double tail, size_t *k, struct plim_err *err)
 
 int hodges_lehmann(const double *differences, size_t n, double level, struct interval *out, struct plim_err *err)
 {
+    double *sorted = heap_calloc(n, sizeof *sorted, err);
     size_t count = greatest_sum(n), k;
-    double *averages = walsh_averages(differences, n, err);
 
-    if (!averages)
+    if (!sorted)
         return -1;
     if (outside_count(n, (1 - level) / 2, &k, err) < 0) {
-        free(averages);
+        free(sorted);
         return -1;
     }
-    out->estimate = quantile_of_sorted(averages, count, 0.5);
-    out->low = k ? averages[k - 1] : -INFINITY;
-    out->high = k ? averages[count - k] : INFINITY;
-    free(averages);
+    memcpy(sorted, differences, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, ascending);
+    out->estimate = average(kth_average(sorted, n, (count + 1) / 2), kth_average(sorted, n, count / 2 + 1));
+    out->low = k ? kth_average(sorted, n, k) : -INFINITY;
+    out->high = k ? kth_average(sorted, n, count - k + 1) : INFINITY;
+    free(sorted);
     return 0;
 }

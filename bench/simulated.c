@@ -40,6 +40,13 @@ static int describe_machine(void *context, bool yardsticks, struct result *out, 
     return facts_set_text(&out->machine, "cpu_model", machine->noise.model->name, err);
 }
 
+uint64_t simulated_now_ns(void *context)
+{
+    const struct simulated *machine = context;
+
+    return machine->runs * machine->process_ns;
+}
+
 struct executor simulated_executor(struct simulated *machine)
 {
     return (struct executor){ .run_case = run_case, .describe_machine = describe_machine, .context = machine };

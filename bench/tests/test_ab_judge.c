@@ -55,17 +55,39 @@ Test(ab_judge, screening_suspects_what_is_large_and_unlikely)
     cr_expect_eq(ab_screen(&slower, 0.10, &rules), AB_CLEAR);    /* a case that allows 10% */
 }
 
-Test(ab_judge, confirming_takes_more_pairs_where_noise_is_larger)
+Test(ab_judge, confirming_begins_with_more_pairs_where_noise_is_larger)
 {
     struct ab_rules rules = ab_rules_default();
     struct ab_evidence calm = { .spread = 0.002 }, noisy = { .spread = 0.05 }, wild = { .spread = 1 };
 
-    cr_expect_eq(ab_confirm_pairs(&calm, 1, &rules), rules.confirm_least);
-    cr_expect_eq(ab_confirm_pairs(&noisy, 1, &rules), (size_t)(5 * rules.confirm_pairs_per_percent));
-    cr_expect_eq(ab_confirm_pairs(&wild, 1, &rules), rules.confirm_most);
+    cr_expect_eq(ab_first_pairs(&calm, 0.03, 1, &rules), rules.confirm_least);
+    /* An interval of 98% is 2.33 deviations to each side; it shall be 0.6 of 3%: (5% / (1.8% / 2.33))^2 pairs. */
+    cr_expect_eq(ab_first_pairs(&noisy, 0.03, 1, &rules), 42);
+    cr_expect_eq(ab_first_pairs(&noisy, 0.10, 1, &rules), rules.confirm_least);
+    cr_expect_eq(ab_first_pairs(&wild, 0.03, 1, &rules), rules.confirm_first);
     /* 2^-7 = 0.0078 convicts alone; among 4 it takes 2^-9 = 0.00195. */
     cr_expect_eq(ab_fewest_pairs(1, &rules), 7);
     cr_expect_eq(ab_fewest_pairs(4, &rules), 9);
+}
+
+Test(ab_judge, confirming_goes_on_until_it_is_precise_or_harmless)
+{
+    struct ab_rules rules = ab_rules_default();
+    struct ab_evidence precise = { .pairs = 100, .slowdown = { 1.04, 1.03, 1.06 } },
+                       wide = { .pairs = 100, .slowdown = { 1.04, exp(0.04 - 0.0216), exp(0.04 + 0.0216) } },
+                       wild = { .pairs = 700, .slowdown = { 1.04, 0.8, 1.5 } },
+                       harmless = { .pairs = 100, .slowdown = { 1, 0.97, 1.04 } },
+                       few = { .pairs = 9, .slowdown = { 1.04, 0, INFINITY } };
+
+    cr_expect_eq(ab_enough_pairs(&precise, AB_SLOWER, 0.03, &rules), 100);
+    cr_expect_eq(ab_enough_pairs(&wide, AB_SLOWER, 0.03, &rules), 144);      /* 1.2 times too wide */
+    cr_expect_eq(ab_enough_pairs(&wide, AB_UNDECIDED, 0.03, &rules), 144);
+    cr_expect_eq(ab_enough_pairs(&wild, AB_SLOWER, 0.03, &rules), rules.confirm_most);
+    cr_expect_eq(ab_enough_pairs(&few, AB_UNDECIDED, 0.03, &rules), 18);
+    /* Below 5% is enough where nothing was seen; what looked slower must be known not to be 3%. */
+    cr_expect_eq(ab_enough_pairs(&harmless, AB_UNDECIDED, 0.03, &rules), 100);
+    cr_expect_gt(ab_enough_pairs(&harmless, AB_SLOWER, 0.03, &rules), 100);
+    cr_expect_gt(ab_enough_pairs(&harmless, AB_FASTER, 0.03, &rules), 100);
 }
 
 Test(ab_judge, verdicts)

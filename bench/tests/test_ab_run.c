@@ -30,6 +30,7 @@ static uint64_t fake_ns;
 static struct plim_random noise;
 static char order[4096];       /* "aA bB": case and side of each process, lower case A, upper case B */
 static size_t processes;
+static int last_repeats;       /* that a process was asked for */
 
 static uint64_t read_fake_clock(void *context)
 {
@@ -55,6 +56,8 @@ static int run_case(void *context, const struct case_request *request, const str
     struct metric *digest;
 
     (void)execution;
+    if (strlen(request->id) == 1)
+        last_repeats = request->repeats;
     if (processes < sizeof order - 1 && strlen(request->id) == 1)
         order[processes++] = (char)(build == &builds[0] ? request->id[0] : request->id[0] - 'a' + 'A');
     fake_ns += build->process_ns;
@@ -252,7 +255,7 @@ Test(ab, a_timing_that_b_lost_is_missing)
 
 Test(ab, too_much_noise_is_inconclusive_and_says_how_much_it_could_see)
 {
-    builds[0].noise = builds[1].noise = 0.4;
+    builds[0].noise = builds[1].noise = 2;
     options.control.context = &(struct build){ .noise = 0.003 };
     run();
     const struct finding *f = find("a", "spin_time_ns");
@@ -260,6 +263,22 @@ Test(ab, too_much_noise_is_inconclusive_and_says_how_much_it_could_see)
     cr_expect_not_null(strstr(f->detail, "would have been seen"), "%s", f->detail);
     cr_expect_eq(ab_exit_status(&report, false), 0);
     cr_expect_eq(ab_exit_status(&report, true), 4);
+}
+
+/* Of 11% in pairs: no first instalment is large enough for that. */
+Test(ab, noise_costs_pairs_and_not_the_verdict)
+{
+    builds[0].noise = builds[1].noise = 0.08;
+    builds[1].only = "b";
+    builds[1].slowdown = 1.05;
+    options.control.context = &(struct build){ .noise = 0.003 };
+    run();
+    cr_expect_eq(find("b", "spin_time_ns")->verdict, VERDICT_FAIL);
+    cr_expect_eq(find("a", "spin_time_ns")->verdict, VERDICT_PASS);
+    cr_expect_eq(find("c", "spin_time_ns")->verdict, VERDICT_PASS);
+    cr_expect_gt(report.cases[1].stages[AB_CONFIRM].count, options.rules.confirm_first);
+    cr_expect_leq(report.cases[1].stages[AB_CONFIRM].count, options.rules.confirm_most);
+    cr_expect_eq(report.cases[1].stages[AB_CONFIRM].count, report.cases[1].wanted);
 }
 
 /* ---- controls ---- */
@@ -397,6 +416,38 @@ Test(ab, without_time_to_confirm_a_suspicion_stays_one)
     cr_expect_eq(report.cases[0].confirmed + report.cases[1].confirmed + report.cases[2].confirmed, 2);
     cr_expect_eq(ab_exit_status(&report, true), 1);
     cr_expect_leq(report.spent_ns, options.budget_ns);
+}
+
+Test(ab, the_budget_ends_what_noise_would_go_on_with)
+{
+    builds[0].noise = builds[1].noise = 2;
+    builds[0].process_ns = builds[1].process_ns = 100000000;   /* 0.2 s a pair: 900 in three minutes */
+    options.control = (struct executor){ .run_case = NULL };
+    run();
+    cr_expect_leq(report.spent_ns, 180000000000u);
+    cr_expect_geq(report.spent_ns, 170000000000u);
+    for (size_t i = 0; i < 3; i++)
+        cr_expect_gt(report.cases[i].stages[AB_CONFIRM].count, 200);
+}
+
+Test(ab, short_processes_repeat_more_unless_told)
+{
+    struct suite_case spec = { .repeats = 5, .warmup = 1 };
+
+    cr_expect_eq(ab_repeats(&spec, 30000000), 20);       /* 30 ms for 6 runs: 20 in a tenth of a second */
+    cr_expect_eq(ab_repeats(&spec, 90000000), 6);
+    cr_expect_eq(ab_repeats(&spec, 2000000000), 5);
+    cr_expect_eq(ab_repeats(&spec, 1000), 100);
+    cr_expect_eq(ab_repeats(&spec, 0), 5);               /* a clock that stands still */
+
+    builds[0].process_ns = builds[1].process_ns = 20000000;
+    run();
+    cr_expect_gt(report.cases[0].repeats, suite.cases[0].repeats);
+    cr_expect_eq(last_repeats, report.cases[0].repeats);
+    ab_release(&report);
+    options.repeats = 2;
+    run();
+    cr_expect_eq(last_repeats, 2);
 }
 
 Test(ab, a_tiny_budget_still_measures_exact_metrics_twice)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "noise.h"
+#include "plimsoll/clock.h"
 #include "plimsoll/json.h"
 #include "selftest.h"
 
@@ -42,23 +43,45 @@ Test(noise, a_session_is_repeatable_and_another_is_not)
     cr_expect_neq(a.session, c.session);
 }
 
-Test(noise, replays_what_was_recorded_in_its_order)
+Test(noise, replays_what_was_recorded_in_blocks_of_neighbours)
 {
-    static const double recorded[] = { 1, 2, 3, 4, 5 };
-    size_t starts[5] = { 0 };
+    enum { RECORDED = 1000, BLOCKS = 50 };
+    static double recorded[RECORDED];
+    struct noise noise;
+    size_t jumps = 0;
 
-    for (uint64_t session = 0; session < 50; session++) {
-        struct noise noise;
-        double first;
+    for (int i = 0; i < RECORDED; i++)
+        recorded[i] = i;
+    noise_replay(&noise, recorded, RECORDED, 1, 0);
+    for (double block = 0, before = -1; block < BLOCKS; block++) {
+        double at = noise_next(&noise);
 
-        noise_replay(&noise, recorded, 5, 1, session);
-        first = noise_next(&noise);
-        starts[(size_t)first - 1]++;
-        for (int i = 1; i < 8; i++)
-            cr_expect_eq(noise_next(&noise), recorded[((size_t)first - 1 + (size_t)i) % 5]);
+        jumps += at < before || at > before;
+        for (int i = 1; i < NOISE_BLOCK; i++) {
+            at = at + 1 < RECORDED ? at + 1 : 0;
+            cr_assert_eq(noise_next(&noise), at);
+        }
+        before = at + 1;
     }
-    for (int i = 0; i < 5; i++)
-        cr_expect_gt(starts[i], 0);
+    cr_expect_gt(jumps, BLOCKS - 3);   /* from anywhere to anywhere */
+}
+
+/* A minute a case is kept to on the simulated clock, however restless the machine. */
+Test(selftest, simulated_runs_have_the_usual_time)
+{
+    struct selftest_options options = { .trials = 2, .cases = 5, .seed = 1, .brief = true };
+    static struct selftest selftest;
+    struct plim_err err = PLIM_ERR_INIT;
+    uint64_t start_ns = plim_now_ns();
+
+    cr_assert_eq(selftest_gate(&options, &selftest, &err), 0, "%s", err.message);
+    for (size_t i = 0; i < selftest.row_count; i++) {
+        cr_expect(selftest.rows[i].seconds_a_case > 3 && selftest.rows[i].seconds_a_case < 75, "%s: %g",
+                  selftest.rows[i].machine, selftest.rows[i].seconds_a_case);
+        cr_expect_gt(selftest.rows[i].pairs_a_case, 7.9);
+    }
+    cr_expect_gt(plim_now_ns(), start_ns);                       /* the real clock is back */
+    cr_expect_lt(plim_now_ns() - start_ns, 600000000000u);
 }
 
 Test(selftest, few_trials_on_a_small_suite_keep_the_promises)
