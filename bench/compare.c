@@ -152,7 +152,7 @@ static int compare_metric(struct comparer *k, const struct result_case *before, 
     f->verdict = VERDICT_NEW;
     if (f->baseline && judge(k, f) < 0)
         return -1;
-    if (f->verdict == VERDICT_FAIL && metric->gate.level != GATE_FAIL)
+    if (f->verdict == VERDICT_FAIL && (metric->gate.level != GATE_FAIL || k->other_engine))
         f->verdict = VERDICT_WARN;
     settle(k->comparison, f);
     return 0;
@@ -392,6 +392,8 @@ int compare_results(struct comparison *comparison, const struct result *baseline
                           .err = err };
     if (k.other_engine) {
         k.scope &= COMPARE_MACHINE;
+        comparison->engines[0] = result_engine(baseline);
+        comparison->engines[1] = result_engine(result);
         comparison_note(comparison, "two engines, %s and %s: only speed and device memory are compared, where both report them",
                         result_engine(baseline), result_engine(result));
     }

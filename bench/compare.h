@@ -32,7 +32,7 @@
  * Exact and bounded metrics are compared across machines; system and timing only within one machine class.
  *
  * Results of two engines (result_engine) share only system metrics and timings: requested bytes, counts and digests are
- * each engine's own. What one of them lacks, a case or a metric, is left out.
+ * each engine's own. What one of them lacks, a case or a metric, is left out, and the slower one fails nothing.
  *
  * Timings stored earlier carry their session's own offset, which no number of samples removes. Good enough to see large
  * changes; a judgement about small ones needs both builds run interleaved, which fills the same structures.
@@ -110,6 +110,7 @@ struct comparison {
     const char *suite_name;           /* borrowed from the result */
     const char *result_path, *baseline_paths[2];
     size_t baseline_count;
+    const char *engines[2];           /* borrowed: of the baseline and of the result where they differ, else NULL */
     char baseline_class[104], result_class[104];   /* where machine classes differ, else "" */
     bool machine_refused;             /* system metrics or timings were left out for that */
     size_t reported_only_count;       /* timings that were worse or better, but are not gated */

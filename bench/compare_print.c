@@ -112,6 +112,42 @@ static size_t fill_table(struct table *t, const struct comparison *c, bool all, 
     return rows;
 }
 
+/* How many times better the result is: 2 for half the time, or for twice the tokens a second. */
+static void ratio_cell(struct table *t, const struct finding *f)
+{
+    bool more_is_better = f->result->direction == DIRECTION_HIGHER;
+    double good = more_is_better ? f->result_value : f->baseline_value;
+    double bad = more_is_better ? f->baseline_value : f->result_value;
+    double ratio = good / bad;
+    if (bad > 0 && f->result->direction != DIRECTION_NONE)
+        table_cell(t, ratio >= 1 ? STYLE_GOOD : STYLE_BAD, ratio < 9.995 ? "%.2f" : "%.1f", ratio);
+    else
+        table_cell(t, STYLE_PLAIN, "%s", "");
+}
+
+/* Two engines: what both report, as it comes; which is better is no verdict on a change. */
+static size_t fill_side_by_side(struct table *t, const struct comparison *c)
+{
+    size_t rows = 0;
+    table_column(t, "case", TABLE_LEFT);
+    table_column(t, "metric", TABLE_LEFT);
+    table_column(t, c->engines[0], TABLE_RIGHT);
+    table_column(t, c->engines[1], TABLE_RIGHT);
+    table_column(t, "times better", TABLE_RIGHT);
+    for (size_t i = 0; i < c->finding_count; i++) {
+        const struct finding *f = &c->findings[i];
+        if (isnan(f->baseline_value) || isnan(f->result_value))
+            continue;
+        table_cell(t, STYLE_PLAIN, "%s", case_id(f));
+        table_cell(t, STYLE_PLAIN, "%s", metric_name(f));
+        value_cell(t, f->baseline_value, metric_unit(f));
+        value_cell(t, f->result_value, metric_unit(f));
+        ratio_cell(t, f);
+        rows++;
+    }
+    return rows;
+}
+
 /* "41 compared: 1 FAIL, 40 pass; 3 new, 2 skipped" */
 static void print_summary(const struct comparison *c, int exit_status, FILE *out, bool colours)
 {
@@ -138,13 +174,13 @@ static int print_text(const struct comparison *c, const struct comparison_view *
 {
     bool colours = table_colours(out);
     struct table t = TABLE_INIT;
-    size_t hidden;
+    size_t hidden = 0;
     int rc = 0;
     print_heading(c, out, colours);
-    if (fill_table(&t, c, view->all, &hidden) > 0)
+    if ((c->engines[0] ? fill_side_by_side(&t, c) : fill_table(&t, c, view->all, &hidden)) > 0)
         rc = table_print(&t, out, colours, err);
     table_release(&t);
-    if (rc == 0) {
+    if (rc == 0 && !c->engines[0]) {
         print_summary(c, view->exit_status, out, colours);
         if (hidden)
             fprintf(out, "%zu inconclusive timing%s not shown (--all shows them; more repeats make them fewer)\n", hidden,

@@ -511,14 +511,18 @@ Test(compare, two_engines_share_only_speed_and_system_memory)
     add_rate(pair.old, SAMPLES(10, 10, 10, 10, 10, 10));
     add_rate(pair.new, SAMPLES(30, 30, 30, 30, 30, 30));
     add_bytes(pair.new, "peak_rss_bytes", METRIC_SYSTEM, SAMPLES(1));
+    add_bytes(pair.old, "process_device_bytes", METRIC_SYSTEM, SAMPLES(1e9));
+    add_bytes(pair.new, "process_device_bytes", METRIC_SYSTEM, SAMPLES(2e9));
     add_exact(add_case(&pair.before, "gone"), "peak_bytes", 1);
     add_exact(add_case(&pair.after, "added"), "peak_bytes", 1);
     compare_pair(&c, &pair);
     cr_assert_eq(c.counts[VERDICT_IMPROVED], 1);
     cr_assert_eq(c.counts[VERDICT_NEW], 1, "what only the result has is new");
-    cr_assert_eq(c.finding_count, 2);
+    cr_assert_eq(c.counts[VERDICT_WARN], 1, "more memory than another engine is no failure");
+    cr_assert_eq(c.finding_count, 3);
     cr_assert_eq(comparison_exit_status(&c, true), 0);
     cr_assert_not_null(strstr(c.notes[0], "exllamav2 0.3.2 and plimsoll"), "%s", c.notes[0]);
+    cr_assert_str_eq(c.engines[1], "plimsoll");
     comparison_release(&c);
     release_pair(&pair);
 }
