@@ -115,9 +115,19 @@ struct comparer {
 
 static bool wanted(const struct comparer *k, const struct metric *metric)
 {
-    if (!(k->policy->classes & k->scope & (1u << metric->class)))
+    if (!(k->policy->classes & k->scope & (1u << metric->class)) ||
+        (k->other_engine && metric->class == METRIC_EXACT && strcmp(metric->unit, "bytes") != 0))
         return false;
     return metric->gate.level != GATE_OFF || (k->policy->ungated_classes & (1u << metric->class));
+}
+
+/* One engine beside another: what would be a change of one is only a difference. */
+static void soften(struct finding *f)
+{
+    if (f->verdict == VERDICT_FAIL)
+        f->verdict = VERDICT_WARN;
+    else if (f->verdict == VERDICT_STALE)
+        f->verdict = VERDICT_IMPROVED;
 }
 
 static int judge(struct comparer *k, struct finding *f)
@@ -152,8 +162,10 @@ static int compare_metric(struct comparer *k, const struct result_case *before, 
     f->verdict = VERDICT_NEW;
     if (f->baseline && judge(k, f) < 0)
         return -1;
-    if (f->verdict == VERDICT_FAIL && (metric->gate.level != GATE_FAIL || k->other_engine))
+    if (f->verdict == VERDICT_FAIL && metric->gate.level != GATE_FAIL)
         f->verdict = VERDICT_WARN;
+    if (k->other_engine)
+        soften(f);
     settle(k->comparison, f);
     return 0;
 }
@@ -391,10 +403,10 @@ int compare_results(struct comparison *comparison, const struct result *baseline
                           .other_engine = strcmp(result_engine(baseline), result_engine(result)) != 0,
                           .err = err };
     if (k.other_engine) {
-        k.scope &= COMPARE_MACHINE;
+        k.scope &= COMPARE_MACHINE | COMPARE_EXACT;
         comparison->engines[0] = result_engine(baseline);
         comparison->engines[1] = result_engine(result);
-        comparison_note(comparison, "two engines, %s and %s: only speed and device memory are compared, where both report them",
+        comparison_note(comparison, "two engines, %s and %s: only speed and bytes are compared, where both report them",
                         result_engine(baseline), result_engine(result));
     }
     bool timings = policy->classes & k.scope & COMPARE_TIMING && k.same_machine;

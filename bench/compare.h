@@ -31,8 +31,7 @@
  *
  * Exact and bounded metrics are compared across machines; system and timing only within one machine class.
  *
- * Results of two engines (result_engine) share only system metrics and timings: requested bytes, counts and digests are
- * each engine's own. What one of them lacks, a case or a metric, is left out, and the slower one fails nothing.
+ * Results of two engines (result_engine) share only timings and bytes: counts and digests are each engine's own. What one of them lacks, a case or a metric, is left out, and the slower one fails nothing.
  *
  * Timings stored earlier carry their session's own offset, which no number of samples removes. Good enough to see large
  * changes; a judgement about small ones needs both builds run interleaved, which fills the same structures.

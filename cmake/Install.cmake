@@ -11,6 +11,7 @@ target_link_options(plimsoll PRIVATE -Wl,--disable-new-dtags)
 install(TARGETS plimsoll RUNTIME_DEPENDENCY_SET plimsoll_libraries COMPONENT program)
 install(DIRECTORY suites baselines DESTINATION share/plimsoll COMPONENT program OPTIONAL)
 install(DIRECTORY tools/gnuplot DESTINATION share/plimsoll COMPONENT program OPTIONAL)
+install(PROGRAMS tools/peer-exllamav2 DESTINATION bin COMPONENT program)
 install(FILES README.md DESTINATION share/doc/plimsoll COMPONENT program OPTIONAL)
 
 # What ci/gpu runs on a machine with a GPU, from the archive.

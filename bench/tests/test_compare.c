@@ -496,7 +496,7 @@ Test(compare, new_and_missing_cases_and_metrics_are_told)
     release_pair(&pair);
 }
 
-Test(compare, two_engines_share_only_speed_and_system_memory)
+Test(compare, two_engines_share_only_speed_and_bytes)
 {
     struct pair pair;
     struct comparison c;
@@ -505,6 +505,8 @@ Test(compare, two_engines_share_only_speed_and_system_memory)
     cr_assert_eq(facts_set_text(&pair.before.recorded, "engine", "exllamav2 0.3.2", &err), 0);
     add_exact(pair.old, "peak_bytes", 1);
     add_exact(pair.new, "peak_bytes", 2);
+    add_exact(pair.old, "better_bytes", 2);
+    add_exact(pair.new, "better_bytes", 1);
     add_exact(pair.old, "gone_bytes", 1);
     add_digest(pair.old, "any", "aa");
     add_digest(pair.new, "any", "bb");
@@ -516,10 +518,10 @@ Test(compare, two_engines_share_only_speed_and_system_memory)
     add_exact(add_case(&pair.before, "gone"), "peak_bytes", 1);
     add_exact(add_case(&pair.after, "added"), "peak_bytes", 1);
     compare_pair(&c, &pair);
-    cr_assert_eq(c.counts[VERDICT_IMPROVED], 1);
+    cr_assert_eq(c.counts[VERDICT_IMPROVED], 2);
     cr_assert_eq(c.counts[VERDICT_NEW], 1, "what only the result has is new");
-    cr_assert_eq(c.counts[VERDICT_WARN], 1, "more memory than another engine is no failure");
-    cr_assert_eq(c.finding_count, 3);
+    cr_assert_eq(c.counts[VERDICT_WARN], 2, "more memory than another engine is no failure");
+    cr_assert_eq(c.finding_count, 5);
     cr_assert_eq(comparison_exit_status(&c, true), 0);
     cr_assert_not_null(strstr(c.notes[0], "exllamav2 0.3.2 and plimsoll"), "%s", c.notes[0]);
     cr_assert_str_eq(c.engines[1], "plimsoll");
