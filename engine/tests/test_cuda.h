@@ -33,6 +33,13 @@ struct cuda_fixture {
 void cuda_require(void);
 void cuda_require_alone(void);
 
+/*
+ * Whether pool blocks are single allocations, which says that compute-sanitizer watches (ci/gpu). Everything is a hundred
+ * times slower then, and tests go through fewer sizes and repeats: `few` instead of `all`.
+ */
+bool cuda_sanitized(void);
+size_t cuda_count(size_t all, size_t few);
+
 void cuda_fixture_open(struct cuda_fixture *f);
 
 /* With options for the pool (fast_memory is filled in) and settings as "kv_cache=q4 dq_rows=8". */

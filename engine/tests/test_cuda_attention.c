@@ -55,6 +55,12 @@ struct stored {
     uint8_t *cache_k, *cache_v;   /* device */
 };
 
+/* Under a sanitizer each cache meets a third of the cases, each another one. */
+static bool is_left_out(size_t cache, size_t c)
+{
+    return cuda_sanitized() && c % 3 != cache % 3;
+}
+
 static bool can_hold(const struct cuda_fixture *f, const struct attention_case *c)
 {
     struct plim_err err = PLIM_ERR_INIT;
@@ -141,7 +147,7 @@ Test(cuda_attention, agrees_with_its_definition_over_every_cache)
         cuda_fixture_open_with(&f, NULL, settings);
         for (size_t c = 0; c < CASE_COUNT; c++) {
             struct stored s;
-            if (!can_hold(&f, &cases[c]))
+            if (is_left_out(t, c) || !can_hold(&f, &cases[c]))
                 continue;
             store(&f, &cases[c], 10 * c, &s);
             check(&f, &s, TOLERANCE_FP16, caches[t]);
@@ -161,10 +167,10 @@ Test(cuda_attention, plain_agrees_within_every_bound)
         cuda_fixture_open_with(&f, NULL, settings);
         for (size_t c = 0; c < CASE_COUNT; c++) {
             struct stored s;
-            if (!can_hold(&f, &cases[c]))
+            if (is_left_out(t, c) || !can_hold(&f, &cases[c]))
                 continue;
             store(&f, &cases[c], 10 * c, &s);
-            for (size_t b = 0; b < sizeof bounds / sizeof bounds[0]; b++) {
+            for (size_t b = cuda_count(0, 1); b < sizeof bounds / sizeof bounds[0]; b += cuda_count(1, 2)) {
                 f.parameters.count[PLIM_MAX_ATTENTION_SIZE] = bounds[b];
                 check(&f, &s, TOLERANCE_FP32, "plain");
             }
@@ -184,6 +190,8 @@ Test(cuda_attention, stores_what_the_cpu_stores)
             struct plim_err err = PLIM_ERR_INIT;
             struct cuda_fixture f;
             char settings[64];
+            if (is_left_out(t, c))
+                continue;
             snprintf(settings, sizeof settings, "kv_cache=%s", caches[t]);
             cuda_fixture_open_with(&f, NULL, settings);
             if (!can_hold(&f, &cases[c])) {
@@ -225,7 +233,7 @@ Test(cuda_attention, a_step_is_its_parts)
             struct cuda_fixture f;
             struct stored s;
             char settings[64];
-            if (cases[c].rows != 1)
+            if (cases[c].rows != 1 || is_left_out(t, c))
                 continue;
             snprintf(settings, sizeof settings, "kv_cache=%s", caches[t]);
             cuda_fixture_open_with(&f, NULL, settings);

@@ -9,7 +9,7 @@
 #include "test_cuda.h"
 
 static const size_t sizes[] = { 1, 2, 31, 32, 33, 100, 1023, 1024, 1025, 4096, 100003, (size_t)1 << 21 };
-#define SIZE_COUNT (sizeof sizes / sizeof sizes[0])
+#define SIZE_COUNT cuda_count(sizeof sizes / sizeof sizes[0], 11)
 
 #define CALL(operation, ...) cr_assert_eq(f.backend.ops->operation(&f.backend, __VA_ARGS__, &err), 0, "%s", err.message)
 
@@ -165,7 +165,7 @@ Test(cuda_operations, embed_gathers_and_widens_rows)
         for (size_t d = 0; d < 3; d++) {
             for (size_t i = 0; i < VOCAB * width; i++)
                 narrow[i] = dtypes[d] == DTYPE_BF16 ? bfloat_from_float(wide[i]) : half_from_float(wide[i]);
-            for (size_t r = 0; r < 4; r++) {
+            for (size_t r = 0; r < cuda_count(4, 3); r++) {
                 size_t rows = row_counts[r];
                 int32_t *ids = malloc(rows * sizeof *ids);
                 double *expected = malloc(rows * width * sizeof *expected);
@@ -253,19 +253,19 @@ Test(cuda_operations, what_is_uploaded_comes_back)
 /* A ring piece must not be refilled before the copy out of it has happened. */
 Test(cuda_operations, many_small_uploads_keep_their_order_and_contents)
 {
-    enum { COUNT = 5000 };
+    const size_t count = cuda_count(5000, 500);
     struct cuda_fixture f;
     struct plim_err err = PLIM_ERR_INIT;
-    float *expected = malloc(COUNT * sizeof *expected);
+    float *expected = malloc(count * sizeof *expected);
 
     cuda_fixture_open(&f);
-    float *device = device_floats(&f, NULL, COUNT);
-    for (size_t i = 0; i < COUNT; i++) {
+    float *device = device_floats(&f, NULL, count);
+    for (size_t i = 0; i < count; i++) {
         expected[i] = (float)(i * 3);
         CALL(upload, device + i, &expected[i], sizeof *expected);
     }
-    float *back = host_floats(&f, device, COUNT);
-    cr_assert_eq(memcmp(expected, back, COUNT * sizeof *back), 0);
+    float *back = host_floats(&f, device, count);
+    cr_assert_eq(memcmp(expected, back, count * sizeof *back), 0);
     device_free(&f, device);
     free(expected), free(back);
     cuda_fixture_close(&f);
