@@ -57,6 +57,19 @@ struct attention_shape {
     size_t window;                    /* keys a query sees, itself included; 0: all */
 };
 
+/* An RMS norm, as rms_norm takes it. */
+struct norm {
+    const float *weight;              /* device, [width] */
+    float offset;
+    double eps;
+};
+
+/* down(act(gate(x)) * up(x)) */
+struct mlp {
+    const struct matrix *gate, *up, *down;
+    enum activation activation;
+};
+
 /* Counters of work, all exact: the same for the same case on every machine. */
 struct backend_counters {
     uint64_t dequant_chunks;          /* chunks expanded into the dequant buffer */
@@ -109,6 +122,21 @@ struct backend_ops {
      */
     int (*linear_many)(struct backend *backend, const struct matrix *const *matrices, size_t count, const float *x,
                        size_t rows, float *const *y, struct plim_err *err);
+
+    /*
+     * Optional, all four or none: parts of a decoder layer over many rows, with activations between them in a form of the
+     * backend's own. They lie in `work`, device memory of the caller's, of *_work bytes (a multiple of 256) for so many rows;
+     * 0: the backend takes these rows operation by operation. Linear scratch is then what halves_scratch says.
+     *
+     * y[i] = norm(x) matrices[i] (+ bias)
+     */
+    size_t (*norm_linear_work)(const struct backend *backend, const struct matrix *const *matrices, size_t count, size_t rows);
+    int (*norm_linear)(struct backend *backend, const struct norm *norm, const struct matrix *const *matrices, size_t count,
+                       const float *x, size_t rows, void *work, float *const *y, struct plim_err *err);
+    /* out = mlp(norm(x)), or added to out, which may be x. */
+    size_t (*mlp_work)(const struct backend *backend, const struct mlp *mlp, size_t rows);
+    int (*mlp)(struct backend *backend, const struct norm *norm, const struct mlp *mlp, const float *x, size_t rows,
+               void *work, float *out, bool accumulate, struct plim_err *err);
 
     /*
      * out[r] = table[ids[r]] * scale; table [vocab, width] of dtype F32, F16 or BF16, mapped; ids on the host and
@@ -270,6 +298,13 @@ struct backend_predict_ops {
     size_t (*matrix_mapped_bytes)(const struct linear_shape *shape);
     struct matrix_loading (*matrix_loading)(const struct linear_shape *shape);   /* NULL: nothing */
     struct linear_scratch (*linear_scratch)(const struct linear_shape *shape, size_t rows,
+                                            const struct plim_parameters *parameters);
+    /* The work of norm_linear and mlp, and the scratch of each of their matrices. NULL: the backend has neither. */
+    size_t (*norm_linear_work)(const struct linear_shape *const *shapes, size_t count, size_t rows,
+                               const struct plim_parameters *parameters);
+    size_t (*mlp_work)(const struct linear_shape *gate, const struct linear_shape *up, const struct linear_shape *down,
+                       size_t rows, const struct plim_parameters *parameters);
+    struct linear_scratch (*halves_scratch)(const struct linear_shape *shape, size_t rows,
                                             const struct plim_parameters *parameters);
     struct attention_scratch (*attention_scratch)(const struct attention_shape *shape, size_t past, size_t rows,
                                                   const struct plim_parameters *parameters);

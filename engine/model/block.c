@@ -10,25 +10,78 @@ void block_init(struct block *block, const struct plim_model *model)
     };
 }
 
+/* ---- scratch ---- */
+
+/* Bytes that the backend works in where it takes these at once; 0: operation by operation. */
+static size_t projections_work(const struct block *b, const struct layer *layer, size_t rows)
+{
+    const struct matrix *const projections[] = { &layer->matrix[MATRIX_Q], &layer->matrix[MATRIX_K],
+                                                 &layer->matrix[MATRIX_V] };
+
+    return b->by_parts || !b->ops->norm_linear ? 0 : b->ops->norm_linear_work(b->backend, projections, 3, rows);
+}
+
+static struct mlp mlp_of(const struct block *b, const struct layer *layer)
+{
+    return (struct mlp){ &layer->matrix[MATRIX_GATE], &layer->matrix[MATRIX_UP], &layer->matrix[MATRIX_DOWN],
+                         b->config->activation };
+}
+
+static size_t mlp_work(const struct block *b, const struct layer *layer, size_t rows)
+{
+    struct mlp mlp = mlp_of(b, layer);
+
+    return b->by_parts || !b->ops->mlp ? 0 : b->ops->mlp_work(b->backend, &mlp, rows);
+}
+
+static struct block_layout layout_of(const struct block *b, const struct layer *layer, size_t rows)
+{
+    return block_layout(b->config, rows, projections_work(b, layer, rows), mlp_work(b, layer, rows));
+}
+
+/* Whether something comes between a block's last product and hidden. */
+static bool adds_apart(const struct model_config *c)
+{
+    return c->post_norms || c->residual_scale != 1.0f;
+}
+
+struct block_layout block_layout(const struct model_config *c, size_t rows, size_t projections_work, size_t mlp_work)
+{
+    size_t hidden = activation_pad(rows * c->hidden_size), inner = activation_pad(rows * c->intermediate_size);
+    size_t table = activation_pad(rows * c->head_dim) * (model_has_local_rope(c) ? 2 : 1);
+    size_t branch = adds_apart(c) ? hidden : 0;
+    struct block_layout l = { .q = hidden, .mlp = hidden };
+
+    if (projections_work)
+        l.q = plim_max(branch, activation_pad(projections_work / sizeof(float)));
+    l.k = l.q + activation_pad(rows * c->head_count * c->head_dim);
+    l.v = l.k + activation_pad(rows * c->kv_head_count * c->head_dim);
+    size_t attention = l.v + activation_pad(rows * c->kv_head_count * c->head_dim);
+    if (mlp_work)
+        l.mlp = branch;
+    size_t mlp = l.mlp + (mlp_work ? activation_pad(mlp_work / sizeof(float)) : 2 * inner);
+    l.elements = table + plim_max(attention, mlp);
+    return l;
+}
+
 int block_scratch_open(struct block *b, size_t rows, struct plim_err *err)
 {
     const struct model_config *c = b->config;
-    size_t q = activation_pad(rows * c->head_count * c->head_dim);
-    size_t kv = activation_pad(rows * c->kv_head_count * c->head_dim);
-    size_t inner = activation_pad(rows * c->intermediate_size);
-    size_t normed = activation_pad(rows * c->hidden_size);
-    size_t work = plim_max(q + 2 * kv, 2 * inner);
-    size_t table = activation_pad(rows * c->head_dim);
+    size_t table = activation_pad(rows * c->head_dim), elements = 0;
     bool local = b->model->rope_local.inv_freq != NULL;
-    size_t elements = normed + work + table * (local ? 2 : 1);
 
-    b->scratch = plim_pool_alloc(b->backend->pool, PLIM_FAST, PLIM_TAG_ACTIVATIONS, elements * sizeof(float), err);
+    for (size_t i = 0; i < c->layer_count; i++)
+        elements = plim_max(elements, layout_of(b, &b->model->layers[i], rows).elements);
+    if (b->scratch && b->scratch_elements < elements)
+        block_scratch_close(b);
+    if (!b->scratch)
+        b->scratch = plim_pool_alloc(b->backend->pool, PLIM_FAST, PLIM_TAG_ACTIVATIONS, elements * sizeof(float), err);
     if (!b->scratch)
         return -1;
-    b->normed = b->scratch;
-    b->work = b->normed + normed;
-    b->rope_global = b->work + work;
+    b->scratch_elements = plim_max(elements, b->scratch_elements);
+    b->rope_global = b->scratch;
     b->rope_local = local ? b->rope_global + table : b->rope_global;
+    b->work = b->rope_local + table;
     return 0;
 }
 
@@ -79,20 +132,25 @@ static int listen(struct block *b, enum block_tap tap, const float *x, size_t wi
     return b->tap ? b->tap(b->tap_context, tap, x, b->rows, width, err) : 0;
 }
 
+/* hidden += residual_scale * post_norm(branch), [rows, hidden_size], at the beginning of `work`. */
+static int add_branch(struct block *b, const float *post_norm, struct plim_err *err)
+{
+    size_t width = b->config->hidden_size;
+
+    if (post_norm && block_norm(b, b->work, post_norm, b->rows, width, b->work, err) < 0)
+        return -1;
+    return b->ops->add(b->backend, b->hidden, b->work, b->config->residual_scale, b->rows * width, err);
+}
+
 /* hidden += residual_scale * post_norm(x W): straight onto hidden, unless something comes in between. */
 static int add_to_hidden(struct block *b, const struct matrix *matrix, const float *post_norm, const float *x,
                          struct plim_err *err)
 {
-    size_t width = b->config->hidden_size;
-    float *branch = b->normed;   /* its contents were used by the first projections of the block */
+    float *branch = b->work;   /* its contents were used by the first projections of the block */
 
-    if (!post_norm && b->config->residual_scale == 1.0f)
+    if (!adds_apart(b->config))
         return b->ops->linear(b->backend, matrix, x, b->rows, b->hidden, true, err);
-    if (project(b, matrix, x, branch, err) < 0)
-        return -1;
-    if (post_norm && block_norm(b, branch, post_norm, b->rows, width, branch, err) < 0)
-        return -1;
-    return b->ops->add(b->backend, b->hidden, branch, b->config->residual_scale, b->rows * width, err);
+    return project(b, matrix, x, branch, err) < 0 ? -1 : add_branch(b, post_norm, err);
 }
 
 /* Per-head norm of x [rows, heads, head_dim], where there is one. */
@@ -120,44 +178,73 @@ static int attend(struct block *b, const struct layer *layer, float *q, float *k
 
 /* ---- the blocks ---- */
 
+static struct norm norm_of(const struct block *b, const float *weight)
+{
+    return (struct norm){ weight, b->config->norm_offset, b->config->norm_eps };
+}
+
+/* q, k and v from hidden. */
+static int project_attention(struct block *b, const struct layer *layer, float *const *y, struct plim_err *err)
+{
+    const struct matrix *const projections[] = { &layer->matrix[MATRIX_Q], &layer->matrix[MATRIX_K],
+                                                 &layer->matrix[MATRIX_V] };
+    const float *weight = layer->norm[NORM_ATTENTION];
+    struct norm norm = norm_of(b, weight);
+
+    if (projections_work(b, layer, b->rows))
+        return b->ops->norm_linear(b->backend, &norm, projections, 3, b->hidden, b->rows, b->work, y, err);
+    if (block_norm(b, b->hidden, weight, b->rows, b->config->hidden_size, b->work, err) < 0 ||
+        listen(b, TAP_ATTENTION_INPUT, b->work, b->config->hidden_size, err) < 0)
+        return -1;
+    return project_many(b, projections, 3, b->work, y, err);
+}
+
 int block_attention(struct block *b, const struct layer *layer, void *keys, void *values, struct plim_err *err)
 {
     const struct model_config *c = b->config;
-    size_t q_width = c->head_count * c->head_dim, kv_width = c->kv_head_count * c->head_dim;
-    float *q = b->work;
-    float *k = q + activation_pad(b->rows * q_width);
-    float *v = k + activation_pad(b->rows * kv_width);
+    struct block_layout layout = layout_of(b, layer, b->rows);
+    float *q = b->work + layout.q, *k = b->work + layout.k, *v = b->work + layout.v;
 
     plim_pool_set_scope(b->backend->pool, layer->attention_scope);
-    if (block_norm(b, b->hidden, layer->norm[NORM_ATTENTION], b->rows, c->hidden_size, b->normed, err) < 0 ||
-        listen(b, TAP_ATTENTION_INPUT, b->normed, c->hidden_size, err) < 0)
-        return -1;
-    const struct matrix *const projections[] = { &layer->matrix[MATRIX_Q], &layer->matrix[MATRIX_K],
-                                                 &layer->matrix[MATRIX_V] };
-    if (project_many(b, projections, 3, b->normed, (float *const[]){ q, k, v }, err) < 0)
+    if (project_attention(b, layer, (float *const[]){ q, k, v }, err) < 0)
         return -1;
     if (norm_heads(b, layer->norm[NORM_Q], c->head_count, q, err) < 0 ||
         norm_heads(b, layer->norm[NORM_K], c->kv_head_count, k, err) < 0 ||
         attend(b, layer, q, k, v, keys, values, err) < 0)
         return -1;
-    if (listen(b, TAP_ATTENTION_OUTPUT, q, q_width, err) < 0)
+    if (listen(b, TAP_ATTENTION_OUTPUT, q, c->head_count * c->head_dim, err) < 0)
         return -1;
     return add_to_hidden(b, &layer->matrix[MATRIX_O], layer->norm[NORM_ATTENTION_POST], q, err);
+}
+
+static int mlp_at_once(struct block *b, const struct layer *layer, float *work, struct plim_err *err)
+{
+    struct norm norm = norm_of(b, layer->norm[NORM_MLP]);
+    struct mlp mlp = mlp_of(b, layer);
+
+    if (!adds_apart(b->config))
+        return b->ops->mlp(b->backend, &norm, &mlp, b->hidden, b->rows, work, b->hidden, true, err);
+    if (b->ops->mlp(b->backend, &norm, &mlp, b->hidden, b->rows, work, b->work, false, err) < 0)
+        return -1;
+    return add_branch(b, layer->norm[NORM_MLP_POST], err);
 }
 
 int block_mlp(struct block *b, const struct layer *layer, struct plim_err *err)
 {
     const struct model_config *c = b->config;
+    struct block_layout layout = layout_of(b, layer, b->rows);
     size_t elements = b->rows * c->intermediate_size;
-    float *gate = b->work;
+    float *gate = b->work + layout.mlp;
     float *up = gate + activation_pad(elements);
 
     plim_pool_set_scope(b->backend->pool, layer->mlp_scope);
-    if (block_norm(b, b->hidden, layer->norm[NORM_MLP], b->rows, c->hidden_size, b->normed, err) < 0 ||
-        listen(b, TAP_MLP_INPUT, b->normed, c->hidden_size, err) < 0)
+    if (mlp_work(b, layer, b->rows))
+        return mlp_at_once(b, layer, gate, err);
+    if (block_norm(b, b->hidden, layer->norm[NORM_MLP], b->rows, c->hidden_size, b->work, err) < 0 ||
+        listen(b, TAP_MLP_INPUT, b->work, c->hidden_size, err) < 0)
         return -1;
     const struct matrix *const projections[] = { &layer->matrix[MATRIX_GATE], &layer->matrix[MATRIX_UP] };
-    if (project_many(b, projections, 2, b->normed, (float *const[]){ gate, up }, err) < 0)
+    if (project_many(b, projections, 2, b->work, (float *const[]){ gate, up }, err) < 0)
         return -1;
     if (b->ops->act_mul(b->backend, c->activation, gate, up, elements, err) < 0 ||
         listen(b, TAP_MLP_INNER, gate, c->intermediate_size, err) < 0)

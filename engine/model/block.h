@@ -7,14 +7,17 @@
  * Activations (fp32, device), the same buffers for every layer:
  *
  *     hidden  [T, hidden_size]                 the residual stream; the caller's
- *     scratch = normed  [T, hidden_size]       input of the projections; later what a block adds, where that needs a
+ *     scratch = rope tables [T, head_dim]
+ *               normed  [T, hidden_size]       input of the projections; later what a block adds, where that needs a
  *                                              place of its own
- *               work                           q [T, heads * head_dim], k and v [T, kv_heads * head_dim]; then, in the
- *                                              same place, gate and up [T, intermediate_size]
- *               rope tables [T, head_dim]
+ *               q [T, heads * head_dim], k and v [T, kv_heads * head_dim]; then, in the same place, gate and up
+ *               [T, intermediate_size]
  *
  * Attention writes its result over q, the gate's product goes over gate, and o_proj and down_proj add straight onto
  * hidden.
+ *
+ * A backend may take norm and projections, or a whole MLP, at once (norm_linear and mlp of backend.h). Then what it works in
+ * lies at the place of normed, or of everything, and the MLP's is behind what the block adds, if that has a place.
  */
 
 #include <stddef.h>
@@ -42,17 +45,30 @@ struct block {
 
     float *hidden;                                     /* the caller sets it before each call */
     float *scratch;                                    /* NULL: not open */
-    float *normed, *work, *rope_global, *rope_local;   /* inside scratch; rope_local may be the same as rope_global */
+    size_t scratch_elements;
+    float *rope_global, *rope_local, *work;            /* inside scratch; rope_local may be the same as rope_global */
     size_t first, rows;                                /* first position and length of the chunk */
 
-    block_tap_function *tap;                           /* NULL: nobody listens */
+    bool by_parts;                                     /* operation by operation, so that a tap sees every input */
+    block_tap_function *tap;                           /* NULL: nobody listens; else by_parts is set */
     void *tap_context;
 };
+
+/*
+ * Where things lie in scratch behind the rope tables, in floats: normed, or what a block adds, or the projections' work, at
+ * 0; then q, k and v, and either gate and up from `mlp` on or the MLP's work. The works' bytes are the backend's; 0:
+ * operation by operation.
+ */
+struct block_layout {
+    size_t q, k, v, mlp;
+    size_t elements;       /* tables included */
+};
+struct block_layout block_layout(const struct model_config *config, size_t rows, size_t projections_work, size_t mlp_work);
 
 /* Fills in what follows from the model. Allocates nothing. */
 void block_init(struct block *block, const struct plim_model *model);
 
-/* Allocates scratch for chunks of up to `rows` tokens, and gives it back. */
+/* Scratch for a chunk of `rows` tokens: what is open is kept if it is large enough. And gives it back. */
 int block_scratch_open(struct block *block, size_t rows, struct plim_err *err);
 void block_scratch_close(struct block *block);
 

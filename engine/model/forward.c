@@ -162,8 +162,8 @@ out:
 /* One chunk of p->block.rows tokens at p->block.first; `last` says that it ends the input. */
 static int chunk(struct pass *p, bool last, const struct plim_forward *forward, struct plim_err *err)
 {
-    /* Opened by the first chunk, which is the longest, and again after a head pass. */
-    if (!p->block.scratch && block_scratch_open(&p->block, p->block.rows, err) < 0)
+    /* Mostly the first chunk's, which is the longest, does for all; a head pass gives it back. */
+    if (block_scratch_open(&p->block, p->block.rows, err) < 0)
         return -1;
     if (embed(p, err) < 0 || layers(p, err) < 0)
         return -1;

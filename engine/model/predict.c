@@ -206,9 +206,10 @@ static int plan_load(struct predictor *p, const char *directory, struct plim_err
 
 /* ---- running ---- */
 
-static void plan_linear(struct predictor *p, const struct linear_shape *shape, size_t rows)
+/* `halves`: x comes in the form that norm_linear and mlp pass it in. */
+static void plan_linear(struct predictor *p, const struct linear_shape *shape, size_t rows, bool halves)
 {
-    struct linear_scratch s = p->ops->linear_scratch(shape, rows, p->parameters);
+    struct linear_scratch s = (halves ? p->ops->halves_scratch : p->ops->linear_scratch)(shape, rows, p->parameters);
     touch(p, PLIM_TAG_DEQUANT, s.dequant_bytes, PLIM_TAG_WORKSPACE, s.workspace_bytes);
 }
 
@@ -219,17 +220,44 @@ static void plan_attention(struct predictor *p, size_t layer, size_t past, size_
     touch(p, PLIM_TAG_ATTENTION, s.attention_bytes, PLIM_TAG_WORKSPACE, s.workspace_bytes);
 }
 
-/* A chunk's scratch: everything but the hidden state. */
-static uint64_t scratch_bytes(const struct model_config *c, size_t rows)
+/* What the backend works in where it takes a layer's projections, or its MLP, at once; 0 where it doesn't. */
+static size_t projections_work(const struct predictor *p, const struct linear_shape *layer, size_t rows)
 {
+    const struct linear_shape *const shapes[] = { &layer[MATRIX_Q], &layer[MATRIX_K], &layer[MATRIX_V] };
+
+    return p->ops->norm_linear_work ? p->ops->norm_linear_work(shapes, 3, rows, p->parameters) : 0;
+}
+
+static size_t mlp_work(const struct predictor *p, const struct linear_shape *layer, size_t rows)
+{
+    return p->ops->mlp_work ? p->ops->mlp_work(&layer[MATRIX_GATE], &layer[MATRIX_UP], &layer[MATRIX_DOWN], rows,
+                                               p->parameters)
+                            : 0;
+}
+
+/* A chunk's scratch: everything but the hidden state. */
+static uint64_t scratch_bytes(const struct predictor *p, size_t rows)
+{
+    const struct model_config *c = &p->files.config;
     uint64_t width[] = { c->hidden_size, c->head_count * c->head_dim, c->kv_head_count * c->head_dim,
                          c->intermediate_size, c->head_dim };
-    uint64_t bytes[5];
+    uint64_t bytes[5], most = 0;
+    uint64_t branch;
 
     for (int i = 0; i < 5; i++)
         bytes[i] = (rows * width[i] * 4 + 63) / 64 * 64;
-    uint64_t attention = bytes[1] + 2 * bytes[2], mlp = 2 * bytes[3];
-    return bytes[0] + (attention > mlp ? attention : mlp) + bytes[4] * (model_has_local_rope(c) ? 2 : 1);
+    branch = c->post_norms || c->residual_scale != 1.0f ? bytes[0] : 0;
+    for (size_t layer = 0; layer < c->layer_count; layer++) {
+        const struct linear_shape *shapes = p->shapes + layer * LAYER_MATRIX_COUNT;
+        uint64_t q_work = (projections_work(p, shapes, rows) + 63) / 64 * 64;
+        uint64_t inner_work = (mlp_work(p, shapes, rows) + 63) / 64 * 64;
+        uint64_t before = q_work ? (q_work > branch ? q_work : branch) : bytes[0];
+        uint64_t attention = before + bytes[1] + 2 * bytes[2];
+        uint64_t mlp = inner_work ? branch + inner_work : bytes[0] + 2 * bytes[3];
+        uint64_t larger = attention > mlp ? attention : mlp;
+        most = larger > most ? larger : most;
+    }
+    return most + bytes[4] * (model_has_local_rope(c) ? 2 : 1);
 }
 
 /* `same_rows`: the linear layers need what they needed for the chunk before, so only attention may need more. */
@@ -238,11 +266,12 @@ static void plan_decoder(struct predictor *p, size_t past, size_t rows, bool sam
     const struct linear_shape *shape = p->shapes;
 
     for (size_t layer = 0; layer < p->files.config.layer_count; layer++) {
+        bool projections = projections_work(p, shape, rows) > 0, mlp = mlp_work(p, shape, rows) > 0;
         for (int which = 0; which < LAYER_MATRIX_COUNT; which++, shape++) {
             if (which == MATRIX_O)
                 plan_attention(p, layer, past, rows);
             if (!same_rows)
-                plan_linear(p, shape, rows);
+                plan_linear(p, shape, rows, which < MATRIX_O ? projections : which > MATRIX_O && mlp);
         }
     }
 }
@@ -273,7 +302,7 @@ static void plan_head(struct predictor *p, size_t rows)
 
     take_logits(p, piece);
     for (size_t done = 0; done < rows; done += piece)
-        plan_linear(p, &p->shapes[shape_count(p) - 1], plim_min(piece, rows - done));
+        plan_linear(p, &p->shapes[shape_count(p) - 1], plim_min(piece, rows - done), false);
     give_logits(p, piece);
 }
 
@@ -281,12 +310,12 @@ static void plan_head(struct predictor *p, size_t rows)
 static void plan_step(struct predictor *p, size_t past, bool repeated)
 {
     const struct model_config *c = &p->files.config;
-    uint64_t activations = 4 * (uint64_t)c->hidden_size + scratch_bytes(c, 1);
+    uint64_t activations = 4 * (uint64_t)c->hidden_size + scratch_bytes(p, 1);
 
     take(p, PLIM_TAG_ACTIVATIONS, activations);
     take(p, PLIM_TAG_LOGITS, 4 * (uint64_t)c->vocab_size);   /* on the device only */
     plan_decoder(p, past, 1, repeated);
-    plan_linear(p, &p->shapes[shape_count(p) - 1], 1);
+    plan_linear(p, &p->shapes[shape_count(p) - 1], 1, false);
     give(p, PLIM_TAG_LOGITS, 4 * (uint64_t)c->vocab_size);
     give(p, PLIM_TAG_ACTIVATIONS, activations);
 }
@@ -306,8 +335,10 @@ static void plan_forward(struct predictor *p, size_t past, size_t count, enum pl
     take(p, PLIM_TAG_ACTIVATIONS, hidden);
     for (size_t done = 0, n; done < count; done += n) {
         n = plim_min(chunk_rows, count - done);
-        if (!scratch) {
-            scratch = scratch_bytes(c, n);
+        uint64_t wanted = n == last_n && scratch ? scratch : scratch_bytes(p, n);
+        if (wanted > scratch) {
+            give(p, PLIM_TAG_ACTIVATIONS, scratch);
+            scratch = wanted;
             take(p, PLIM_TAG_ACTIVATIONS, scratch);
         }
         plan_decoder(p, past + done, n, repeated || n == last_n);

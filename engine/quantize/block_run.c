@@ -16,6 +16,7 @@ int block_run_open(struct block_run *run, struct plim_model *model, size_t lengt
 
     *run = (struct block_run){ .length = length };
     block_init(&run->block, model);
+    run->block.by_parts = true;
     /* fp16: quantize.c sees to that. */
     size_t cache_bytes =
         length * backend_kv_format(&model->engine->parameters, KV_KEYS, c->kv_head_count, c->head_dim).row_bytes;

@@ -170,6 +170,20 @@ struct matrix_loading cuda_matrix_loading(const struct linear_shape *shape);
 size_t cuda_matrix_mapped_bytes(const struct linear_shape *shape);
 struct linear_scratch cuda_linear_scratch(const struct linear_shape *shape, size_t rows,
                                           const struct plim_parameters *parameters);
+struct linear_scratch cuda_halves_scratch(const struct linear_shape *shape, size_t rows,
+                                          const struct plim_parameters *parameters);
+
+/* halves.c */
+size_t cuda_norm_linear_work(const struct backend *backend, const struct matrix *const *matrices, size_t count, size_t rows);
+int cuda_norm_linear(struct backend *backend, const struct norm *norm, const struct matrix *const *matrices, size_t count,
+                     const float *x, size_t rows, void *work, float *const *y, struct plim_err *err);
+size_t cuda_mlp_work(const struct backend *backend, const struct mlp *mlp, size_t rows);
+int cuda_mlp(struct backend *backend, const struct norm *norm, const struct mlp *mlp, const float *x, size_t rows, void *work,
+             float *out, bool accumulate, struct plim_err *err);
+size_t cuda_norm_linear_planned(const struct linear_shape *const *shapes, size_t count, size_t rows,
+                                const struct plim_parameters *parameters);
+size_t cuda_mlp_planned(const struct linear_shape *gate, const struct linear_shape *up, const struct linear_shape *down,
+                        size_t rows, const struct plim_parameters *parameters);
 
 /* attention*.cu, kv*.cu */
 int cuda_kv_store(struct backend *backend, const struct attention_shape *shape, const float *k, const float *v,

@@ -105,6 +105,28 @@ enum cuda_linear_path cuda_linear_path(const struct cuda_linear_shape *shape, co
     return limit < 32 * 32 ? CUDA_LINEAR_FUSED : CUDA_LINEAR_CHUNKED;
 }
 
+bool cuda_linear_takes_halves(const struct cuda_linear_shape *shape, const struct plim_parameters *parameters,
+                              enum linear_order *order)
+{
+    enum cuda_linear_path path = cuda_linear_path(shape, parameters);
+
+    *order = path == CUDA_LINEAR_CHUNKED ? LINEAR_ROWS : LINEAR_WGMMA;
+    return path == CUDA_LINEAR_CHUNKED ||
+           (path == CUDA_LINEAR_FUSED && is_wide(shape->in_features, shape->stored_out_features, shape->rows));
+}
+
+/* Products of pieces of W's rows add up in y, and so does a bias: each would round again. */
+bool cuda_linear_gives_halves(const struct cuda_linear_shape *shape, const struct plim_parameters *parameters)
+{
+    enum linear_order order;
+
+    if (!cuda_linear_takes_halves(shape, parameters, &order))
+        return false;
+    struct cuda_chunk_plan plan = cuda_chunk_plan(shape->in_features, shape->stored_out_features,
+                                                  (size_t)parameters->count[PLIM_MAX_DQ_SIZE]);
+    return order == LINEAR_WGMMA || (plan.chunk_rows == shape->in_features && !shape->has_bias);
+}
+
 /* ---- fused, in one kernel ---- */
 
 static int wide_linear(const struct cuda_linear_call *call, char *workspace, struct plim_err *err)
@@ -114,14 +136,16 @@ static int wide_linear(const struct cuda_linear_call *call, char *workspace, str
     uint16_t *x_half = (uint16_t *)(void *)workspace;
     struct linear_wgmma wide = {
         .matrix = call->matrix->tiles,
-        .x_half = x_half,
+        .x_half = shape->x_ready ? call->x_half : x_half,
         .y = call->y,
+        .y_half = call->y_half,
         .rows = (uint32_t)shape->rows,
         .accumulate = call->accumulate,
         .overlap = cuda->overlap_launches,
     };
 
-    if (cuda_check(linear_gather(call->x, wide.matrix.invperm, shape->rows, shape->rows, shape->in_features, LINEAR_WGMMA,
+    if (!shape->x_ready &&
+        cuda_check(linear_gather(call->x, wide.matrix.invperm, shape->rows, shape->rows, shape->in_features, LINEAR_WGMMA,
                                  x_half, wide.overlap, cuda->stream),
                    "gathering activations", err) < 0)
         return -1;
@@ -169,12 +193,14 @@ static struct linear_few shape_call(size_t in_features, size_t stored_out_featur
 }
 
 /* A last tile of fewer rows may be cut otherwise than the ones before. */
-static size_t fused_workspace_bytes(size_t in_features, size_t stored_out_features, size_t rows)
+static size_t fused_workspace_bytes(const struct cuda_linear_shape *shape)
 {
-    if (is_wide(in_features, stored_out_features, rows))
-        return rows * in_features * sizeof(uint16_t);
+    size_t rows = shape->rows;
 
-    struct linear_few call = shape_call(in_features, stored_out_features, rows);
+    if (is_wide(shape->in_features, shape->stored_out_features, rows))
+        return shape->x_ready ? 0 : rows * shape->in_features * sizeof(uint16_t);
+
+    struct linear_few call = shape_call(shape->in_features, shape->stored_out_features, rows);
     size_t bytes = fused_layout(&call).total, rest = rows % LINEAR_MAX_FUSED_ROWS;
 
     if (rows > LINEAR_MAX_FUSED_ROWS && rest) {
@@ -208,7 +234,7 @@ static int fused_linear(const struct cuda_linear_call *call, struct plim_err *er
 {
     struct backend *backend = call->backend;
     size_t in = call->shape.in_features, rows = call->shape.rows;
-    size_t bytes = fused_workspace_bytes(in, call->shape.stored_out_features, rows);
+    size_t bytes = fused_workspace_bytes(&call->shape);
     char *workspace = NULL;
     bool wide = is_wide(in, call->shape.stored_out_features, rows);
     int rc = 0;
@@ -239,32 +265,65 @@ static int fused_linear(const struct cuda_linear_call *call, struct plim_err *er
 
 /* ---- multiplying ---- */
 
-int cuda_linear(struct backend *backend, const struct matrix *matrix, const float *x, size_t rows, float *y,
-                bool accumulate, struct plim_err *err)
+struct cuda_linear_shape cuda_linear_shape_of(const struct matrix *matrix, size_t rows)
 {
     const struct cuda_matrix *made = matrix->impl;
-    struct cuda_linear_call call = {
-        .backend = backend,
-        .matrix = made,
-        .shape = { made->is_exl2, made->dtype, matrix->in_features, matrix->out_features,
-                   made->is_exl2 ? made->tiles.stored_out_features : matrix->out_features, rows },
-        .x = x,
-        .y = y,
-        .accumulate = accumulate,
-    };
 
-    if (rows == 0)
+    return (struct cuda_linear_shape){
+        .is_exl2 = made->is_exl2,
+        .dtype = made->dtype,
+        .in_features = matrix->in_features,
+        .out_features = matrix->out_features,
+        .stored_out_features = made->is_exl2 ? made->tiles.stored_out_features : matrix->out_features,
+        .rows = rows,
+        .has_bias = made->is_exl2 ? made->tiles.bias != NULL : made->bias != NULL,
+    };
+}
+
+static int multiply(const struct cuda_linear_call *call, struct plim_err *err)
+{
+    if (call->shape.rows == 0)
         return 0;
-    switch (cuda_linear_path(&call.shape, backend->parameters)) {
+    switch (cuda_linear_path(&call->shape, call->backend->parameters)) {
     case CUDA_LINEAR_FUSED:
-        return fused_linear(&call, err);
+        return fused_linear(call, err);
     case CUDA_LINEAR_CHUNKED:
-        return cuda_chunked_linear(&call, err);
+        return cuda_chunked_linear(call, err);
     case CUDA_LINEAR_DOTS:
     case CUDA_LINEAR_PRODUCT:
         break;
     }
-    return cuda_dense_linear(&call, err);
+    return cuda_dense_linear(call, err);
+}
+
+int cuda_linear(struct backend *backend, const struct matrix *matrix, const float *x, size_t rows, float *y,
+                bool accumulate, struct plim_err *err)
+{
+    struct cuda_linear_call call = {
+        .backend = backend,
+        .matrix = matrix->impl,
+        .shape = cuda_linear_shape_of(matrix, rows),
+        .x = x,
+        .y = y,
+        .accumulate = accumulate,
+    };
+    return multiply(&call, err);
+}
+
+int cuda_linear_halves(struct backend *backend, const struct matrix *matrix, const struct cuda_halves *halves,
+                       struct plim_err *err)
+{
+    struct cuda_linear_call call = {
+        .backend = backend,
+        .matrix = matrix->impl,
+        .shape = cuda_linear_shape_of(matrix, halves->rows),
+        .x_half = halves->x,
+        .y = halves->y,
+        .y_half = halves->y_half,
+        .accumulate = halves->accumulate,
+    };
+    call.shape.x_ready = true;
+    return multiply(&call, err);
 }
 
 /* One launch for a decoded token's projections of the same input. */
@@ -305,18 +364,31 @@ int cuda_linear_many(struct backend *backend, const struct matrix *const *matric
 
 /* ---- prediction ---- */
 
-struct linear_scratch cuda_linear_scratch(const struct linear_shape *shape, size_t rows,
-                                          const struct plim_parameters *parameters)
+struct cuda_linear_shape cuda_linear_shape_planned(const struct linear_shape *shape, size_t rows)
 {
-    struct cuda_linear_shape asked = { shape->is_exl2, shape->dtype, shape->in_features, shape->out_features,
-                                       shape->stored_out_features, rows };
+    return (struct cuda_linear_shape){
+        .is_exl2 = shape->is_exl2,
+        .dtype = shape->dtype,
+        .in_features = shape->in_features,
+        .out_features = shape->out_features,
+        .stored_out_features = shape->stored_out_features,
+        .rows = rows,
+        .has_bias = shape->has_bias,
+    };
+}
+
+static struct linear_scratch scratch_of(const struct linear_shape *shape, size_t rows, bool x_ready,
+                                        const struct plim_parameters *parameters)
+{
+    struct cuda_linear_shape asked = cuda_linear_shape_planned(shape, rows);
     struct linear_scratch scratch = { 0 };
 
+    asked.x_ready = x_ready;
     if (rows == 0)
         return scratch;
     switch (cuda_linear_path(&asked, parameters)) {
     case CUDA_LINEAR_FUSED:
-        scratch.workspace_bytes = fused_workspace_bytes(shape->in_features, shape->stored_out_features, rows);
+        scratch.workspace_bytes = fused_workspace_bytes(&asked);
         return scratch;
     case CUDA_LINEAR_CHUNKED:
         return cuda_chunked_scratch(&asked, parameters);
@@ -325,6 +397,18 @@ struct linear_scratch cuda_linear_scratch(const struct linear_shape *shape, size
         break;
     }
     return cuda_dense_scratch(&asked);
+}
+
+struct linear_scratch cuda_linear_scratch(const struct linear_shape *shape, size_t rows,
+                                          const struct plim_parameters *parameters)
+{
+    return scratch_of(shape, rows, false, parameters);
+}
+
+struct linear_scratch cuda_halves_scratch(const struct linear_shape *shape, size_t rows,
+                                          const struct plim_parameters *parameters)
+{
+    return scratch_of(shape, rows, true, parameters);
 }
 
 /* ---- counters that blocks of one strip of columns use ---- */

@@ -31,6 +31,7 @@ struct cuda_matrix {
     void *weight;                  /* dense: [out_features, in_features], device */
     float alpha;                   /* dense: prescale */
     float *bias;                   /* device, [out_features], or NULL */
+    uint64_t order_digest;         /* EXL2: of the permutation of rows; matrices that share it take the same x */
     size_t stored_bytes;           /* codes and scales, or dense weights: what one pass reads */
     void *block;                   /* device: all of the above */
 };
@@ -43,6 +44,8 @@ struct cuda_linear_shape {
     enum dtype dtype;
     size_t in_features, out_features, stored_out_features;
     size_t rows;
+    bool x_ready;                  /* x comes as fp16 in the order that the path reads */
+    bool has_bias;
 };
 
 enum cuda_linear_path cuda_linear_path(const struct cuda_linear_shape *shape, const struct plim_parameters *parameters);
@@ -53,9 +56,34 @@ struct cuda_linear_call {
     const struct cuda_matrix *matrix;
     struct cuda_linear_shape shape;
     const float *x;
+    const uint16_t *x_half;        /* shape.x_ready: instead of x */
     float *y;
+    uint16_t *y_half;              /* not NULL: fp16, instead of y; nothing is added to it */
     bool accumulate;
 };
+
+/*
+ * Whether a product of these rows can take x as fp16, and in which order of columns; whether it can also give y as fp16, with
+ * one rounding.
+ */
+bool cuda_linear_takes_halves(const struct cuda_linear_shape *shape, const struct plim_parameters *parameters,
+                              enum linear_order *order);
+bool cuda_linear_gives_halves(const struct cuda_linear_shape *shape, const struct plim_parameters *parameters);
+
+/* What is to be known of a matrix that was made ready, and of one that is only planned, for so many rows. */
+struct cuda_linear_shape cuda_linear_shape_of(const struct matrix *matrix, size_t rows);
+struct cuda_linear_shape cuda_linear_shape_planned(const struct linear_shape *shape, size_t rows);
+
+/* y (+)= x W (+ bias) of such halves; y_half not NULL: written instead of y. */
+struct cuda_halves {
+    const uint16_t *x;             /* [rows, in_features], in that order */
+    size_t rows;
+    float *y;
+    uint16_t *y_half;
+    bool accumulate;
+};
+int cuda_linear_halves(struct backend *backend, const struct matrix *matrix, const struct cuda_halves *halves,
+                       struct plim_err *err);
 
 /* ---- linear_chunked.c ---- */
 

@@ -60,7 +60,7 @@ struct cuda_chunk_plan cuda_chunk_plan(size_t in_features, size_t stored_out_fea
 
 static size_t gathered_bytes(const struct cuda_linear_shape *shape)
 {
-    return plim_round_up(shape->rows * shape->in_features * sizeof(uint16_t), CUDA_LINEAR_ALIGN);
+    return shape->x_ready ? 0 : plim_round_up(shape->rows * shape->in_features * sizeof(uint16_t), CUDA_LINEAR_ALIGN);
 }
 
 static size_t buffer_bytes(const struct cuda_chunk_plan *plan)
@@ -84,7 +84,7 @@ struct chunk_run {
     const struct cuda_linear_call *call;
     const struct cuda_blas *blas;
     struct cuda_chunk_plan plan;
-    const uint16_t *x;             /* gathered, [rows, in_features] */
+    const uint16_t *x;             /* in packed row order, [rows, in_features] */
     char *buffers, *workspaces;
 };
 
@@ -100,14 +100,15 @@ static int multiply_chunk(const struct chunk_run *run, size_t row, size_t column
     size_t valid = plim_min(columns, shape->out_features - column);
     uint16_t *buffer = (uint16_t *)(void *)(run->buffers + which * buffer_bytes(&run->plan));
     const float alpha = 1.0f, beta = row > 0 || call->accumulate ? 1.0f : 0.0f;
+    void *y = call->y_half ? (void *)(call->y_half + column) : (void *)(call->y + column);
 
     if (cuda_check(linear_expand(&call->matrix->tiles, column, columns, row, rows, buffer, stream), "expanding a chunk",
                    err) < 0)
         return -1;
     return cuda_blas_check(run->blas->gemm_ex(run->blas->handle, CUBLAS_OP_T, CUBLAS_OP_N, (int)valid, (int)shape->rows,
                                               (int)rows, &alpha, buffer, CUDA_R_16F, (int)rows, run->x + row,
-                                              CUDA_R_16F, (int)shape->in_features, &beta, call->y + column, CUDA_R_32F,
-                                              (int)shape->out_features, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+                                              CUDA_R_16F, (int)shape->in_features, &beta, y,
+                                              call->y_half ? CUDA_R_16F : CUDA_R_32F, (int)shape->out_features, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
                            "cublasGemmEx of a chunk", err);
 }
 
@@ -159,15 +160,17 @@ static int run_chunks(struct chunk_run *run, char *workspace, struct plim_err *e
     struct cuda *cuda = cuda_of(call->backend);
     uint16_t *x = (uint16_t *)(void *)workspace;
 
-    run->x = x;
+    run->x = shape->x_ready ? call->x_half : x;
     run->workspaces = workspace + gathered_bytes(shape);
     run->blas = cuda_blas(call->backend, run->workspaces, CUDA_LINEAR_BLAS_BYTES, err);
     if (!run->blas)
         return -1;
-    if (cuda_check(linear_gather(call->x, tiles->invperm, shape->rows, shape->rows, shape->in_features, LINEAR_ROWS, x,
+    if (!shape->x_ready &&
+        cuda_check(linear_gather(call->x, tiles->invperm, shape->rows, shape->rows, shape->in_features, LINEAR_ROWS, x,
                                  cuda->overlap_launches, cuda->stream),
-                   "gathering activations", err) < 0 ||
-        multiply_all(run, err) < 0)
+                   "gathering activations", err) < 0)
+        return -1;
+    if (multiply_all(run, err) < 0)
         return -1;
     if (!tiles->bias)
         return 0;

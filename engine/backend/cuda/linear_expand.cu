@@ -5,12 +5,6 @@
 
 /* ---- activations ---- */
 
-/* Where packed row `i` goes in LINEAR_WGMMA order: its bits are q q s j e, and s j q q e are wanted. */
-__device__ __forceinline__ uint32_t wgmma_place(uint32_t i)
-{
-    return (i & ~31u) | (i & 1) | (i >> 3 & 3) << 1 | (i >> 1 & 1) << 3 | (i >> 2 & 1) << 4;
-}
-
 /*
  * One block a row: scattered into shared memory (random places there cost a few cycles, in device memory whole
  * sectors), then out in order.

@@ -85,6 +85,19 @@ enum linear_order { LINEAR_ROWS, LINEAR_TILED, LINEAR_WGMMA };
 cudaError_t linear_gather(const float *x, const uint16_t *invperm, size_t rows, size_t padded_rows, size_t width,
                           enum linear_order order, uint16_t *out, bool overlap, cudaStream_t stream);
 
+/*
+ * The same of what is not in memory yet. linear_norm_gather: of x * (weight + offset) / sqrt(mean(x^2) + eps) over each row.
+ * linear_act_gather: of act(gate) * up, fp16 [rows, width], over gate.
+ */
+struct linear_norm {
+    const float *x, *weight;
+    float offset, eps;
+};
+cudaError_t linear_norm_gather(const struct linear_norm *norm, const uint16_t *invperm, size_t rows, size_t width,
+                               enum linear_order order, uint16_t *out, bool overlap, cudaStream_t stream);
+cudaError_t linear_act_gather(bool gelu_tanh, uint16_t *gate, const uint16_t *up, const uint16_t *invperm, size_t rows,
+                              size_t width, enum linear_order order, bool overlap, cudaStream_t stream);
+
 /* ---- few rows ---- */
 
 #define LINEAR_MAX_MATRICES 3
@@ -161,6 +174,7 @@ struct linear_wgmma {
     struct linear_tiles matrix;
     const uint16_t *x_half;
     float *y;
+    uint16_t *y_half;                /* not NULL: fp16, written instead of y */
     uint32_t rows;
     bool accumulate, overlap;
 };

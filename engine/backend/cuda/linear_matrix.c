@@ -237,6 +237,18 @@ static int load_scales(struct backend *backend, const struct linear_tiles *tiles
     return 0;
 }
 
+/* Of two different permutations the digests agree once in 2^64. */
+static uint64_t order_digest(const uint16_t *invperm, size_t n)
+{
+    uint64_t digest = n;
+
+    for (size_t i = 0; i < n; i++) {
+        digest = (digest ^ invperm[i]) * 0x9e3779b97f4a7c15u;
+        digest ^= digest >> 29;
+    }
+    return digest;
+}
+
 /* The small tables, gathered in host memory and uploaded at once. */
 static int load_tables(struct backend *backend, struct cuda_matrix *made, const struct exl2_matrix *exl2,
                        const struct block_layout *layout, struct plim_err *err)
@@ -252,6 +264,7 @@ static int load_tables(struct backend *backend, struct cuda_matrix *made, const 
     for (size_t g = 0; g < exl2->group_count; g++)
         units[g] = half_from_float(exl2->groups[g].scale_unit);
     memcpy(tables + (layout->invperm - layout->units), exl2->invperm, exl2->in_features * sizeof(uint16_t));
+    made->order_digest = order_digest(exl2->invperm, exl2->in_features);
     made->tiles.segment_count = find_segments(exl2, segments);
     memcpy(made->tiles.near_segments, segments,
            plim_min(made->tiles.segment_count, LINEAR_NEAR_SEGMENTS) * sizeof *segments);

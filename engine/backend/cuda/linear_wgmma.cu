@@ -296,9 +296,12 @@ __global__ void __launch_bounds__(32 * WARPS, 1) many_rows(const __grid_constant
                 for (int e = 0; e < 2; e++) {
                     uint32_t row = first_row + 8 * n + lane % 4 * 2 + e;
                     if (row < call.rows) {
-                        float *at = call.y + (size_t)row * m.out_features + column;
+                        size_t at = (size_t)row * m.out_features + column;
                         float value = y[i][4 * n + 2 * half_ + e] + bias;
-                        *at = call.accumulate ? *at + value : value;
+                        if (call.y_half)
+                            call.y_half[at] = __half_as_ushort(__float2half_rn(value));
+                        else
+                            call.y[at] = call.accumulate ? call.y[at] + value : value;
                     }
                 }
         }

@@ -1,0 +1,151 @@
+/*
+ * Many rows of a decoder layer with fp16 activations: norm and MLP around products of EXL2 matrices that take x as fp16.
+ *
+ * The products round x to fp16 in any case, and expect it in packed row order. Here the kernels before them leave it like
+ * that, so x is written once, 2 bytes an element, and nothing is converted or gathered on its way:
+ *
+ *     norm_linear   work = x [rows, in]                                    normed, in the order of the matrix at hand
+ *     mlp           work = x [rows, in], gate and up [rows, inner]         act(gate) * up goes over gate, in down's order
+ *
+ * Matrices of the same input mostly have the same permutation (a converter orders by one Hessian); where they don't, or take
+ * different ways, x is made again in the same place.
+ */
+
+#include "linear.h"
+#include "plimsoll/units.h"
+
+static size_t halves_bytes(size_t rows, size_t width)
+{
+    return plim_round_up(rows * width * sizeof(uint16_t), CUDA_LINEAR_ALIGN);
+}
+
+/* ---- what is taken this way, and what it needs ---- */
+
+static bool takes(const struct cuda_linear_shape *shape, const struct plim_parameters *parameters)
+{
+    enum linear_order order;
+    return cuda_linear_takes_halves(shape, parameters, &order);
+}
+
+static size_t mlp_bytes(const struct cuda_linear_shape *gate, const struct cuda_linear_shape *up,
+                        const struct cuda_linear_shape *down, const struct plim_parameters *parameters)
+{
+    if (!cuda_linear_gives_halves(gate, parameters) || !cuda_linear_gives_halves(up, parameters) || !takes(down, parameters))
+        return 0;
+    return halves_bytes(gate->rows, gate->in_features) + 2 * halves_bytes(gate->rows, down->in_features);
+}
+
+size_t cuda_norm_linear_work(const struct backend *backend, const struct matrix *const *matrices, size_t count, size_t rows)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct cuda_linear_shape shape = cuda_linear_shape_of(matrices[i], rows);
+        if (!takes(&shape, backend->parameters))
+            return 0;
+    }
+    return halves_bytes(rows, matrices[0]->in_features);
+}
+
+size_t cuda_norm_linear_planned(const struct linear_shape *const *shapes, size_t count, size_t rows,
+                                const struct plim_parameters *parameters)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct cuda_linear_shape shape = cuda_linear_shape_planned(shapes[i], rows);
+        if (!takes(&shape, parameters))
+            return 0;
+    }
+    return halves_bytes(rows, shapes[0]->in_features);
+}
+
+size_t cuda_mlp_work(const struct backend *backend, const struct mlp *mlp, size_t rows)
+{
+    struct cuda_linear_shape gate = cuda_linear_shape_of(mlp->gate, rows), up = cuda_linear_shape_of(mlp->up, rows);
+    struct cuda_linear_shape down = cuda_linear_shape_of(mlp->down, rows);
+    return mlp_bytes(&gate, &up, &down, backend->parameters);
+}
+
+size_t cuda_mlp_planned(const struct linear_shape *gate, const struct linear_shape *up, const struct linear_shape *down,
+                        size_t rows, const struct plim_parameters *parameters)
+{
+    struct cuda_linear_shape g = cuda_linear_shape_planned(gate, rows), u = cuda_linear_shape_planned(up, rows);
+    struct cuda_linear_shape d = cuda_linear_shape_planned(down, rows);
+    return mlp_bytes(&g, &u, &d, parameters);
+}
+
+/* ---- doing it ---- */
+
+/* norm(x) for one matrix after the other. */
+struct normed {
+    struct backend *backend;
+    struct linear_norm norm;
+    size_t rows;
+    uint16_t *halves;                       /* [rows, in_features] */
+    const struct cuda_matrix *made_for;     /* whose order they have; NULL: none yet */
+    enum linear_order order;
+};
+
+/* Makes them ready for `matrix`, unless they are. */
+static int normed_for(struct normed *n, const struct matrix *matrix, struct plim_err *err)
+{
+    struct cuda *cuda = cuda_of(n->backend);
+    const struct cuda_matrix *made = matrix->impl;
+    struct cuda_linear_shape shape = cuda_linear_shape_of(matrix, n->rows);
+    enum linear_order order;
+
+    cuda_linear_takes_halves(&shape, n->backend->parameters, &order);
+    if (n->made_for && n->order == order && n->made_for->order_digest == made->order_digest)
+        return 0;
+    n->made_for = made;
+    n->order = order;
+    return cuda_check(linear_norm_gather(&n->norm, made->tiles.invperm, n->rows, shape.in_features, order, n->halves,
+                                         cuda->overlap_launches, cuda->stream),
+                      "normalising activations", err);
+}
+
+static struct normed normed_of(struct backend *backend, const struct norm *norm, const float *x, size_t rows, void *work)
+{
+    return (struct normed){
+        .backend = backend,
+        .norm = { .x = x, .weight = norm->weight, .offset = norm->offset, .eps = (float)norm->eps },
+        .rows = rows,
+        .halves = work,
+    };
+}
+
+int cuda_norm_linear(struct backend *backend, const struct norm *norm, const struct matrix *const *matrices, size_t count,
+                     const float *x, size_t rows, void *work, float *const *y, struct plim_err *err)
+{
+    struct normed normed = normed_of(backend, norm, x, rows, work);
+
+    for (size_t i = 0; i < count; i++) {
+        struct cuda_halves halves = { .x = normed.halves, .rows = rows, .y = y[i] };
+        if (normed_for(&normed, matrices[i], err) < 0 || cuda_linear_halves(backend, matrices[i], &halves, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+int cuda_mlp(struct backend *backend, const struct norm *norm, const struct mlp *mlp, const float *x, size_t rows, void *work,
+             float *out, bool accumulate, struct plim_err *err)
+{
+    struct cuda *cuda = cuda_of(backend);
+    const struct cuda_matrix *down = mlp->down->impl;
+    struct cuda_linear_shape down_shape = cuda_linear_shape_of(mlp->down, rows);
+    size_t inner = mlp->down->in_features;
+    struct normed normed = normed_of(backend, norm, x, rows, work);
+    uint16_t *gate = normed.halves + halves_bytes(rows, mlp->gate->in_features) / sizeof *gate;
+    uint16_t *up = gate + halves_bytes(rows, inner) / sizeof *gate;
+    struct cuda_halves to_gate = { .x = normed.halves, .rows = rows, .y_half = gate };
+    struct cuda_halves to_up = { .x = normed.halves, .rows = rows, .y_half = up };
+    struct cuda_halves to_out = { .x = gate, .rows = rows, .y = out, .accumulate = accumulate };
+    enum linear_order order;
+
+    if (normed_for(&normed, mlp->gate, err) < 0 || cuda_linear_halves(backend, mlp->gate, &to_gate, err) < 0 ||
+        normed_for(&normed, mlp->up, err) < 0 || cuda_linear_halves(backend, mlp->up, &to_up, err) < 0)
+        return -1;
+    cuda_linear_takes_halves(&down_shape, backend->parameters, &order);
+    if (cuda_check(linear_act_gather(mlp->activation == ACTIVATION_GELU_TANH, gate, up, down->tiles.invperm, rows, inner,
+                                     order, cuda->overlap_launches, cuda->stream),
+                   "multiplying gates", err) < 0)
+        return -1;
+    return cuda_linear_halves(backend, mlp->down, &to_out, err);
+}
