@@ -372,6 +372,230 @@ Test(cuda_linear, dense_of_every_type)
     cuda_fixture_close(&f);
 }
 
+/* ---- a norm or a gate on the way ---- */
+
+/* norm(x) by its formula, then rounded as an operand is; the sum of squares in fp64. */
+static double *norm_reference(const float *x, const float *weight, double offset, double eps, size_t rows, size_t width)
+{
+    double *out = malloc(rows * width * sizeof *out);
+
+    for (size_t r = 0; r < rows; r++) {
+        double sum = 0;
+        for (size_t k = 0; k < width; k++)
+            sum += (double)x[r * width + k] * (double)x[r * width + k];
+        for (size_t k = 0; k < width; k++)
+            out[r * width + k] = (double)x[r * width + k] * ((double)weight[k] + offset) / sqrt(sum / (double)width + eps);
+    }
+    return out;
+}
+
+static double *product_reference(const struct layer *layer, const double *x, size_t rows)
+{
+    size_t in = layer->source.in_features, out = layer->source.out_features, stored = layer->shape.stored_out_features;
+    double *y = calloc(rows * out, sizeof *y);
+
+    for (size_t r = 0; r < rows; r++)
+        for (size_t k = 0; k < in; k++)
+            for (size_t n = 0; n < out; n++)
+                y[r * out + n] += x[r * in + k] * layer->w[k * stored + n];
+    for (size_t i = 0; i < rows * out && layer->bias; i++)
+        y[i] += layer->bias[i % out];
+    return y;
+}
+
+static void check_norm(const float *y, const double *expected, size_t n, double most, const char *what, size_t rows)
+{
+    double off = 0, all = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        off += ((double)y[i] - expected[i]) * ((double)y[i] - expected[i]);
+        all += expected[i] * expected[i];
+    }
+    cr_assert(sqrt(off / all) < most, "%s: %zu rows, relative error %g", what, rows, sqrt(off / all));
+}
+
+/* What a call took from the pool is what was predicted for the largest of its products. */
+static void check_scratch(struct cuda_fixture *f, const struct layer *layers, size_t count, size_t rows, const char *what)
+{
+    struct linear_scratch most = { 0 };
+    struct plim_pool_stats stats;
+
+    for (size_t i = 0; i < count; i++) {
+        struct linear_scratch s = backend_predict("cuda")->halves_scratch(&layers[i].shape, rows, &f->parameters);
+        most.dequant_bytes = plim_max(most.dequant_bytes, s.dequant_bytes);
+        most.workspace_bytes = plim_max(most.workspace_bytes, s.workspace_bytes);
+    }
+    plim_pool_stats(f->pool, &stats);
+    cr_assert_eq(stats.tag_peak_bytes[PLIM_FAST][PLIM_TAG_DEQUANT], most.dequant_bytes, "%s", what);
+    cr_assert_eq(stats.tag_peak_bytes[PLIM_FAST][PLIM_TAG_WORKSPACE], most.workspace_bytes, "%s", what);
+}
+
+struct at_once {
+    struct layer layers[3];            /* gate, up, down; or three of one input */
+    struct matrix matrices[3];
+    float *weight;                     /* of the norm; host and device */
+    float *device_weight;
+    struct norm norm;
+    size_t width;
+};
+
+static void at_once_open(struct at_once *a, struct cuda_fixture *f)
+{
+    a->width = a->layers[0].source.in_features;
+    for (size_t i = 0; i < 3; i++)
+        init(f, &a->matrices[i], &a->layers[i]);
+    a->weight = normal_floats(a->width, 1, 77);
+    a->device_weight = device_floats(f, a->weight, a->width);
+    a->norm = (struct norm){ a->device_weight, 0.5f, 1e-5 };
+}
+
+static void at_once_close(struct at_once *a, struct cuda_fixture *f)
+{
+    device_free(f, a->device_weight);
+    free(a->weight);
+    for (size_t i = 0; i < 3; i++)
+        f->backend.ops->matrix_release(&f->backend, &a->matrices[i]);
+}
+
+static const char *const ways[] = { "dq_rows=0", "dq_rows=4096", "dq_rows=0 max_dq_size=300Ki", "" };
+static const size_t many_rows[] = { 37, 130, 200 };
+
+Test(cuda_linear, projections_behind_a_norm)
+{
+    struct at_once a = { 0 };
+
+    layer_exl2(&a.layers[0], mixed, 96, 0.5f, true, 11);
+    layer_exl2(&a.layers[1], mixed, 75, 0.5f, false, 12);   /* another order of rows */
+    layer_exl2(&a.layers[2], mixed, 300, 0.5f, false, 12);
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+        struct plim_err err = PLIM_ERR_INIT;
+        struct cuda_fixture f;
+        size_t taken = 0;
+        cuda_fixture_open_with(&f, NULL, ways[w]);
+        at_once_open(&a, &f);
+        const struct matrix *const matrices[] = { &a.matrices[0], &a.matrices[1], &a.matrices[2] };
+        const struct linear_shape *const shapes[] = { &a.layers[0].shape, &a.layers[1].shape, &a.layers[2].shape };
+        for (size_t r = 0; r < sizeof many_rows / sizeof *many_rows; r++) {
+            size_t rows = many_rows[r];
+            size_t bytes = f.backend.ops->norm_linear_work(&f.backend, matrices, 3, rows);
+            cr_assert_eq(bytes, backend_predict("cuda")->norm_linear_work(shapes, 3, rows, &f.parameters));
+            if (bytes == 0)
+                continue;
+            taken++;
+            float *x = normal_floats(rows * a.width, 3, rows), *device_x = device_floats(&f, x, rows * a.width);
+            void *work = device_bytes(&f, NULL, bytes);
+            float *y[3];
+            for (size_t i = 0; i < 3; i++)
+                y[i] = device_floats(&f, NULL, rows * a.layers[i].source.out_features);
+            plim_pool_reset_peak(f.pool);
+            cr_assert_eq(f.backend.ops->norm_linear(&f.backend, &a.norm, matrices, 3, device_x, rows, work, y, &err), 0, "%s",
+                         err.message);
+            check_scratch(&f, a.layers, 3, rows, ways[w]);
+            double *normed = norm_reference(x, a.weight, 0.5, 1e-5, rows, a.width);
+            for (size_t i = 0; i < 3; i++) {
+                size_t n = rows * a.layers[i].source.out_features;
+                float *got = host_floats(&f, y[i], n);
+                double *expected = product_reference(&a.layers[i], normed, rows);
+                check_norm(got, expected, n, HALF_ERROR, ways[w], rows);
+                free(got), free(expected);
+                device_free(&f, y[i]);
+            }
+            free(host_bytes(&f, work, bytes));
+            device_free(&f, work);
+            device_free(&f, device_x);
+            free(x), free(normed);
+        }
+        cr_assert_gt(taken, 0, "%s", ways[w]);
+        at_once_close(&a, &f);
+        cuda_fixture_close(&f);
+    }
+    for (size_t i = 0; i < 3; i++)
+        layer_free(&a.layers[i]);
+}
+
+static double *mlp_reference(const struct at_once *a, const float *x, size_t rows, bool gelu)
+{
+    size_t inner = a->layers[2].source.in_features;
+    double *normed = norm_reference(x, a->weight, 0.5, 1e-5, rows, a->width);
+    double *gate = product_reference(&a->layers[0], normed, rows), *up = product_reference(&a->layers[1], normed, rows);
+
+    for (size_t i = 0; i < rows * inner; i++) {
+        double g = gate[i];
+        gate[i] = up[i] * (gelu ? 0.5 * g * (1 + tanh(sqrt(2 / M_PI) * (g + 0.044715 * g * g * g))) : g / (1 + exp(-g)));
+    }
+    double *out = product_reference(&a->layers[2], gate, rows);
+    free(normed), free(gate), free(up);
+    return out;
+}
+
+/* Rounded to fp16 four times on its way: normed, gate and up, their product. */
+#define MLP_ERROR (2 * HALF_ERROR)
+
+static void check_mlp(struct cuda_fixture *f, const struct at_once *a, size_t rows, size_t bytes, bool gelu, const char *what)
+{
+    struct plim_err err = PLIM_ERR_INIT;
+    struct mlp mlp = { &a->matrices[0], &a->matrices[1], &a->matrices[2], gelu ? ACTIVATION_GELU_TANH : ACTIVATION_SILU };
+    size_t n = rows * a->width;
+    float *x = normal_floats(n, 3, rows), *first = NULL;
+
+    double *expected = mlp_reference(a, x, rows, gelu);
+    for (int add = 0; add < 3; add++) {   /* apart, then onto x, twice */
+        float *device_x = device_floats(f, x, n), *out = add ? device_x : device_floats(f, NULL, n);
+        void *work = device_bytes(f, NULL, bytes);
+        plim_pool_reset_peak(f->pool);
+        cr_assert_eq(f->backend.ops->mlp(&f->backend, &a->norm, &mlp, device_x, rows, work, out, add, &err), 0, "%s",
+                     err.message);
+        check_scratch(f, a->layers, 3, rows, what);
+        float *got = host_floats(f, out, n);
+        if (add == 2)
+            cr_assert_arr_eq(got, first, n * sizeof *got, "%s: other bits", what);
+        for (size_t i = 0; i < n && add == 1; i++)
+            expected[i] += (double)x[i];
+        check_norm(got, expected, n, MLP_ERROR, what, rows);
+        free(host_bytes(f, work, bytes));
+        free(first);
+        first = got;
+        device_free(f, work);
+        if (!add)
+            device_free(f, out);
+        device_free(f, device_x);
+    }
+    free(x), free(expected), free(first);
+}
+
+Test(cuda_linear, mlp_at_once)
+{
+    static const struct group_spec inner[] = { { 5, 96 }, { 4, 288 }, { 3, 128 }, { 0, 0 } };
+    struct at_once a = { 0 };
+
+    for (int same_order = 0; same_order < 2; same_order++) {
+        layer_exl2(&a.layers[0], mixed, 512, 0.25f, false, 21);
+        layer_exl2(&a.layers[1], mixed, 512, 0.25f, false, same_order ? 21 : 22);
+        layer_exl2(&a.layers[2], inner, 864, 0.25f, true, 23);
+        for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+            struct cuda_fixture f;
+            size_t taken = 0;
+            cuda_fixture_open_with(&f, NULL, ways[w]);
+            at_once_open(&a, &f);
+            struct mlp mlp = { &a.matrices[0], &a.matrices[1], &a.matrices[2], ACTIVATION_SILU };
+            for (size_t r = 0; r < sizeof many_rows / sizeof *many_rows; r++) {
+                size_t bytes = f.backend.ops->mlp_work(&f.backend, &mlp, many_rows[r]);
+                cr_assert_eq(bytes, backend_predict("cuda")->mlp_work(&a.layers[0].shape, &a.layers[1].shape, &a.layers[2].shape,
+                                                                      many_rows[r], &f.parameters));
+                if (bytes) {
+                    check_mlp(&f, &a, many_rows[r], bytes, r % 2, ways[w]);
+                    taken++;
+                }
+            }
+            cr_assert_gt(taken, 0, "%s", ways[w]);
+            at_once_close(&a, &f);
+            cuda_fixture_close(&f);
+        }
+        for (size_t i = 0; i < 3; i++)
+            layer_free(&a.layers[i]);
+    }
+}
+
 /* ---- failures ---- */
 
 static void expect_refused(struct cuda_fixture *f, const struct layer *layer, const char *text)
