@@ -65,6 +65,9 @@ struct module {
     struct layer quantised;                   /* the same with quantised matrices */
     struct hessian input, inner;              /* of all matrices but the last; of the last */
     enum plim_tier input_tier, inner_tier, weights_tier;
+    bool drops_weights;                       /* the layer's own weights go once the rows have run */
+    bool one_at_work;                         /* of the two Hessians, the other waits in the slow tier */
+    bool rows_twice;                          /* the rows run once for each Hessian */
     int damping_attempts;
 };
 
@@ -86,8 +89,8 @@ int module_reference(struct module *m, bool collect, struct plim_err *err);
 /* Orders the features of both Hessians and, unless rounding to nearest, factors them. */
 int module_factor(struct module *m, bool round_to_nearest, struct plim_err *err);
 
-/* Of matrix p: the input's, or the inner one for the last. */
-const struct hessian *module_hessian(const struct module *m, int p);
+/* Of matrix p: the input's, or the inner one for the last; ready for work. NULL with `err` set when it can't be. */
+const struct hessian *module_hessian(struct module *m, int p, struct plim_err *err);
 
 /*
  * Two errors of a block's output y' where it should be y (residual included):

@@ -164,6 +164,26 @@ static int move_to_tier(struct hessian *h, enum plim_tier tier, struct plim_err 
     return rc;
 }
 
+int hessian_set_aside(struct hessian *hessian, struct plim_err *err)
+{
+    if (!hessian->matrix || hessian->tier != PLIM_FAST || hessian->set_aside)
+        return 0;
+    if (move_to_tier(hessian, PLIM_SLOW, err) < 0)
+        return -1;
+    hessian->set_aside = true;
+    return 0;
+}
+
+int hessian_bring_back(struct hessian *hessian, struct plim_err *err)
+{
+    if (!hessian->set_aside)
+        return 0;
+    if (move_to_tier(hessian, PLIM_FAST, err) < 0)
+        return -1;
+    hessian->set_aside = false;
+    return 0;
+}
+
 /* The time once everything asked for so far is done. A wait that fails is said by whoever comes next. */
 static uint64_t time_done(const struct hessian *h)
 {

@@ -30,6 +30,7 @@ struct hessian {
     bool as_exllamav2;           /* set by the owner: its damping and its scale search, so that codes come out as its own;
                                     otherwise ours, which err less */
     float *matrix;               /* [K, K]: H in the upper triangle, after hessian_factor U; the rest is the host's */
+    bool set_aside;              /* it waits in the slow tier, where operations don't reach it: hessian_set_aside */
     uint64_t row_count;          /* calibration rows (sequences) added */
     uint16_t *order;             /* [K], after hessian_order: packed row -> input feature */
     float *diagonal;             /* [K], after hessian_order, until hessian_factor */
@@ -61,6 +62,13 @@ int hessian_add_piece(struct hessian *hessian, const float *x, size_t rows, bool
 
 /* Adds `weight` x^T x for one token that counts for more than the others: x [K]. */
 int hessian_add_token(struct hessian *hessian, const float *x, float weight, struct plim_err *err);
+
+/*
+ * Makes room on the fast tier while another Hessian is at work: the matrix goes to the slow tier and comes back as it was.
+ * Where it already is where it is wanted, or belongs to the slow tier, nothing happens.
+ */
+int hessian_set_aside(struct hessian *hessian, struct plim_err *err);
+int hessian_bring_back(struct hessian *hessian, struct plim_err *err);
 
 /*
  * Divides by the number of rows added (none: the identity) and orders the features by falling diagonal (stable). NaN or

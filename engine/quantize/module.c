@@ -115,6 +115,70 @@ static uint64_t other_bytes(const struct module *m)
     return packed + plim_max(run, plim_max(quantise, factor)) + PLIM_MI;
 }
 
+/* Bytes that running the rows takes beside the Hessians and what is held now, where that adds to them too. */
+static uint64_t reference_bytes(const struct module *m)
+{
+    const char *backend = m->c->run.block.backend->ops->name;
+    const struct quantize_ops *ops = backend_quantize_ops(backend);
+    size_t rows = plim_min(m->c->run.length, block_run_tokens(m->c->run.block.backend));
+    uint64_t most = 0;
+
+    for (int p = 0; p < m->matrix_count; p++) {
+        const struct linear_source *s = &m->view[p].source;
+        struct linear_shape shape = {
+            .dtype = s->dtype,
+            .in_features = s->in_features,
+            .out_features = s->out_features,
+            .stored_out_features = s->out_features,
+        };
+        struct linear_scratch scratch =
+            backend_predict(backend)->linear_scratch(&shape, rows, &m->c->engine->parameters);
+        most = plim_max(most, scratch.dequant_bytes + scratch.workspace_bytes);
+        most = plim_max(most, ops->hessian_bytes ? ops->hessian_bytes(rows, s->in_features) : 0);
+    }
+    return most + PLIM_MI;
+}
+
+/*
+ * With a memory budget, where operations don't reach the slow tier: what isn't at work goes there, or comes and goes again.
+ * In order of what it costs: the layer's own weights are not needed once its rows have run; a Hessian can wait while the
+ * other one is at work (twice a copy); the rows can run twice, so that the two are not added to at once.
+ */
+static void choose_turns(struct module *m, uint64_t budget)
+{
+    struct conversion *c = m->c;
+    const struct backend_predict_ops *predict = backend_predict(c->engine->backend.ops->name);
+    uint64_t input = m->view[0].source.in_features, inner = m->view[m->matrix_count - 1].source.in_features;
+    uint64_t own = 0, copy = 0, last_copy = 0;
+    struct plim_pool_stats stats;
+
+    input *= 4 * input;
+    inner *= 4 * inner;
+    for (int p = 0; p < m->matrix_count; p++) {
+        const struct linear_source *s = &m->view[p].source;
+        struct linear_shape shape = { .dtype = s->dtype, .in_features = s->in_features, .out_features = s->out_features,
+                                      .stored_out_features = s->out_features, .has_bias = s->bias != NULL };
+        uint64_t bytes = 4 * (uint64_t)s->in_features * padded_outputs(&m->view[p]);
+        own += predict->matrix_bytes(&shape, &c->engine->parameters);
+        if (p == m->matrix_count - 1)
+            last_copy = bytes;
+        else
+            copy = plim_max(copy, bytes);
+    }
+    plim_pool_stats(c->pool, &stats);
+    uint64_t held = stats.current[PLIM_FAST].total_bytes, work = held + other_bytes(m);
+    m->rows_twice = held + input + inner + reference_bytes(m) > budget;
+    m->drops_weights = work + input + inner + plim_max(copy, last_copy) > budget;
+    m->one_at_work = m->rows_twice || work - own + input + inner + plim_max(copy, last_copy) > budget;
+    if (c->told_tiers[m->kind] || (!m->rows_twice && !m->drops_weights && !m->one_at_work))
+        return;
+    c->told_tiers[m->kind] = true;
+    conversion_log(c, "memory_budget: from %s on,%s%s%s", m->key,
+                   m->drops_weights ? " its own weights leave the fast tier once its rows have run;" : "",
+                   m->one_at_work ? " of its two Hessians one waits in the slow tier;" : "",
+                   m->rows_twice ? " its rows run once for each of them;" : "");
+}
+
 /*
  * With a memory budget: what does not fit goes to the slow tier, largest first. A K x K matrix is touched a few times in
  * long stretches, and so is the working copy; everything else is small and busy.
@@ -128,9 +192,12 @@ static void choose_tiers(struct module *m)
     int64_t budget = c->engine->parameters.count[PLIM_MEMORY_BUDGET];
 
     m->input_tier = m->inner_tier = m->weights_tier = PLIM_FAST;
-    /* Elsewhere the operations don't reach the slow tier. */
-    if (budget <= 0 || !c->engine->backend.ops->unified_memory)
+    if (budget <= 0)
         return;
+    if (!c->engine->backend.ops->unified_memory) {
+        choose_turns(m, (uint64_t)budget);
+        return;
+    }
     for (int p = 0; p < m->matrix_count; p++)
         weights = plim_max(weights, (uint64_t)m->view[p].source.in_features * padded_outputs(&m->view[p]));
     struct {
@@ -205,7 +272,7 @@ void module_close(struct module *m)
 struct reference_run {
     struct module *m;
     size_t row;
-    bool collect;
+    bool collect_input, collect_inner;
 };
 
 /*
@@ -226,6 +293,8 @@ static int collect_hessian(void *context, enum block_tap tap, const float *x, si
     bool inner = tap == TAP_ATTENTION_OUTPUT || tap == TAP_MLP_INNER;
     (void)width;
 
+    if (!(inner ? run->collect_inner : run->collect_input))
+        return 0;
     enum plim_quantize_phase outer = meter_enter(meter, PLIM_QUANTIZE_HESSIAN);
     struct hessian *h = inner ? &run->m->inner : &run->m->input;
     bool first = run->m->c->run.block.first == 0;
@@ -252,45 +321,82 @@ static int keep_target(void *context, size_t first, size_t tokens, const float *
     return 0;
 }
 
-static int open_hessians(struct module *m, struct plim_err *err)
+static int open_hessian(struct module *m, struct hessian *h, enum plim_tier tier, int p, struct plim_err *err)
 {
-    struct backend *backend = &m->c->engine->backend;
-    if (hessian_init_on(&m->input, backend, m->input_tier, m->view[0].source.in_features, err) < 0)
+    if (hessian_init_on(h, &m->c->engine->backend, tier, m->view[p].source.in_features, err) < 0)
         return -1;
-    if (hessian_init_on(&m->inner, backend, m->inner_tier, m->view[m->matrix_count - 1].source.in_features, err) < 0)
-        return -1;
-    m->input.as_exllamav2 = m->inner.as_exllamav2 = m->c->options.as_exllamav2;
+    h->as_exllamav2 = m->c->options.as_exllamav2;
     return 0;
 }
 
-int module_reference(struct module *m, bool collect, struct plim_err *err)
+static int run_rows(struct reference_run *run, struct plim_err *err)
 {
+    struct module *m = run->m;
     struct conversion *c = m->c;
-    struct reference_run run = { .m = m, .collect = collect };
     uint64_t start = plim_now_ns();
     char what[200];
     int rc = 0;
 
-    if (collect && open_hessians(m, err) < 0)
-        return -1;
     enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_FORWARD);
-    c->run.block.tap = collect ? collect_hessian : NULL;
-    c->run.block.tap_context = &run;
+    c->run.block.tap = run->collect_input || run->collect_inner ? collect_hessian : NULL;
+    c->run.block.tap_context = run;
     snprintf(what, sizeof what, "rows of %s", m->key);
-    for (run.row = 0; run.row < c->current.rows && rc == 0; run.row++) {
-        conversion_progress_part(c, what, run.row, c->current.rows, start);
-        rc = block_run_row(&c->run, m->layer, m->kind, c->current.row[run.row], keep_target, &run, err);
-        states_set_aside(&c->current, run.row);
-        states_set_aside(&c->target, run.row);
+    for (run->row = 0; run->row < c->current.rows && rc == 0; run->row++) {
+        conversion_progress_part(c, what, run->row, c->current.rows, start);
+        rc = block_run_row(&c->run, m->layer, m->kind, c->current.row[run->row], keep_target, run, err);
+        states_set_aside(&c->current, run->row);
+        states_set_aside(&c->target, run->row);
     }
     c->run.block.tap = NULL;
     meter_enter(&c->meter, outer);
     return rc;
 }
 
-const struct hessian *module_hessian(const struct module *m, int p)
+static void drop_own_weights(struct module *m)
 {
-    return p == m->matrix_count - 1 ? &m->inner : &m->input;
+    struct backend *backend = &m->c->engine->backend;
+
+    for (int p = 0; p < m->matrix_count; p++)
+        backend->ops->matrix_release(backend, &m->layer->matrix[m->first + p]);
+}
+
+int module_reference(struct module *m, bool collect, struct plim_err *err)
+{
+    struct reference_run run = { .m = m, .collect_input = collect, .collect_inner = collect };
+    int last = m->matrix_count - 1;
+
+    if (collect && open_hessian(m, &m->input, m->input_tier, 0, err) < 0)
+        return -1;
+    if (collect && m->rows_twice) {
+        run.collect_inner = false;
+        if (run_rows(&run, err) < 0 || hessian_set_aside(&m->input, err) < 0)
+            return -1;
+        run.collect_inner = true;
+        run.collect_input = false;
+    }
+    if (collect && open_hessian(m, &m->inner, m->inner_tier, last, err) < 0)
+        return -1;
+    if (run_rows(&run, err) < 0)
+        return -1;
+    if (collect && m->drops_weights)
+        drop_own_weights(m);
+    return 0;
+}
+
+/* Has `h` where it can be worked with; the other one makes room if it must. */
+static int to_work(struct module *m, struct hessian *h, struct plim_err *err)
+{
+    struct hessian *other = h == &m->input ? &m->inner : &m->input;
+
+    if (m->one_at_work && hessian_set_aside(other, err) < 0)
+        return -1;
+    return hessian_bring_back(h, err);
+}
+
+const struct hessian *module_hessian(struct module *m, int p, struct plim_err *err)
+{
+    struct hessian *h = p == m->matrix_count - 1 ? &m->inner : &m->input;
+    return to_work(m, h, err) < 0 ? NULL : h;
 }
 
 static int factor(struct module *m, struct hessian *h, const char *name, bool round_to_nearest, struct plim_err *err)
@@ -300,7 +406,7 @@ static int factor(struct module *m, struct hessian *h, const char *name, bool ro
     int rc = -1;
 
     enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_HESSIAN);
-    if (hessian_order(h, name, err) < 0)
+    if (to_work(m, h, err) < 0 || hessian_order(h, name, err) < 0)
         goto out;
     if (!round_to_nearest) {
         meter_enter(&c->meter, PLIM_QUANTIZE_CHOLESKY);

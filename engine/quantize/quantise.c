@@ -148,8 +148,10 @@ static int quantise_matrices(struct module *m, struct plim_err *err)
         /* The input's Hessian has served its last matrix: make room for the last one. */
         if (p == m->matrix_count - 1)
             hessian_release(&m->input);
-        rc = quantise_layer(&results[p], &m->view[p].source, module_hessian(m, p),
-                            module_layout(m->kind, c->choice[m->index], p), rtn, m->weights_tier, &c->meter, err);
+        const struct hessian *h = module_hessian(m, p, err);
+        rc = h ? quantise_layer(&results[p], &m->view[p].source, h, module_layout(m->kind, c->choice[m->index], p), rtn,
+                                m->weights_tier, &c->meter, err)
+               : -1;
     }
     hessian_release(&m->inner);
     if (rc == 0) {

@@ -114,6 +114,45 @@ static void name_another_card(const char *path)
     cJSON_Delete(identity);
 }
 
+static void collect_line(void *context, const char *line)
+{
+    strncat(context, line, 4000 - strlen(context));
+    strncat(context, "\n", 4000 - strlen(context));
+}
+
+/* Less and less room: what isn't at work leaves the device, the bytes stay the same, and in the end a clean refusal. */
+Test(cuda_conversion, adapts_to_a_budget_and_says_so)
+{
+    struct plim_quantize_summary roomy, tight;
+    struct plim_err err = PLIM_ERR_INIT;
+    struct scratch s;
+    int adapted = 0, percent;
+
+    cuda_require();
+    scratch_make(&s);
+    struct plim_quantize_options options = quick_options(scratch_path(&s, "roomy"));
+    cr_assert_eq(convert(&options, ON_CUDA, &roomy, &err), 0, "%s", err.message);
+    uint64_t peak = roomy.quantisation.peak_bytes[PLIM_FAST];
+    for (percent = 99; percent > 30; percent -= 3) {
+        char name[32], settings[80], log[4096] = "";
+        uint64_t budget = peak * (uint64_t)percent / 100;
+        snprintf(name, sizeof name, "tight%d", percent);
+        snprintf(settings, sizeof settings, ON_CUDA " memory_budget=%llu", (unsigned long long)budget);
+        options.output_directory = scratch_path(&s, name);
+        options.log = collect_line;
+        options.log_context = log;
+        if (convert(&options, settings, &tight, &err) < 0)
+            break;
+        cr_expect_leq(tight.quantisation.peak_bytes[PLIM_FAST], budget);
+        cr_expect_str_eq(tight.digest, roomy.digest, "%s", settings);
+        adapted += strstr(log, "memory_budget: from model.layers.0.") != NULL;
+    }
+    cr_log_info("peak %llu, refused at %d%%\n", (unsigned long long)peak, percent);
+    cr_expect_eq(err.kind, PLIM_ERR_MEMORY, "%s", err.message);
+    cr_expect_gt(adapted, 0, "refused at %d%% of %llu bytes: %s", percent, (unsigned long long)peak, err.message);
+    scratch_remove(&s);
+}
+
 Test(cuda_conversion, same_bytes_every_time_through_the_slow_tier_and_resumed)
 {
     static const char *const settings[] = {
