@@ -128,11 +128,11 @@ struct backend_ops {
      * backend's own. They lie in `work`, device memory of the caller's, of *_work bytes (a multiple of 256) for so many rows;
      * 0: the backend takes these rows operation by operation. Linear scratch is then what halves_scratch says.
      *
-     * y[i] = norm(x) matrices[i] (+ bias)
+     * y[i] = norm(x) matrices[i] (+ bias), or added to y[i]; norm NULL: of x as it is
      */
     size_t (*norm_linear_work)(const struct backend *backend, const struct matrix *const *matrices, size_t count, size_t rows);
     int (*norm_linear)(struct backend *backend, const struct norm *norm, const struct matrix *const *matrices, size_t count,
-                       const float *x, size_t rows, void *work, float *const *y, struct plim_err *err);
+                       const float *x, size_t rows, void *work, float *const *y, bool accumulate, struct plim_err *err);
     /* out = mlp(norm(x)), or added to out, which may be x. */
     size_t (*mlp_work)(const struct backend *backend, const struct mlp *mlp, size_t rows);
     int (*mlp)(struct backend *backend, const struct norm *norm, const struct mlp *mlp, const float *x, size_t rows,

@@ -12,31 +12,32 @@ void block_init(struct block *block, const struct plim_model *model)
 
 /* ---- scratch ---- */
 
-/* Bytes that the backend works in where it takes these at once; 0: operation by operation. */
-static size_t projections_work(const struct block *b, const struct layer *layer, size_t rows)
-{
-    const struct matrix *const projections[] = { &layer->matrix[MATRIX_Q], &layer->matrix[MATRIX_K],
-                                                 &layer->matrix[MATRIX_V] };
-
-    return b->by_parts || !b->ops->norm_linear ? 0 : b->ops->norm_linear_work(b->backend, projections, 3, rows);
-}
-
 static struct mlp mlp_of(const struct block *b, const struct layer *layer)
 {
     return (struct mlp){ &layer->matrix[MATRIX_GATE], &layer->matrix[MATRIX_UP], &layer->matrix[MATRIX_DOWN],
                          b->config->activation };
 }
 
-static size_t mlp_work(const struct block *b, const struct layer *layer, size_t rows)
+static struct block_works works_of(const struct block *b, const struct layer *layer, size_t rows)
 {
+    const struct matrix *const projections[] = { &layer->matrix[MATRIX_Q], &layer->matrix[MATRIX_K],
+                                                 &layer->matrix[MATRIX_V] };
+    const struct matrix *const output = &layer->matrix[MATRIX_O];
     struct mlp mlp = mlp_of(b, layer);
+    struct block_works works = { 0 };
 
-    return b->by_parts || !b->ops->mlp ? 0 : b->ops->mlp_work(b->backend, &mlp, rows);
+    if (b->by_parts || !b->ops->norm_linear)
+        return works;
+    works.projections = b->ops->norm_linear_work(b->backend, projections, 3, rows);
+    works.output = b->ops->norm_linear_work(b->backend, &output, 1, rows);
+    works.mlp = b->ops->mlp_work(b->backend, &mlp, rows);
+    return works;
 }
 
 static struct block_layout layout_of(const struct block *b, const struct layer *layer, size_t rows)
 {
-    return block_layout(b->config, rows, projections_work(b, layer, rows), mlp_work(b, layer, rows));
+    struct block_works works = works_of(b, layer, rows);
+    return block_layout(b->config, rows, &works);
 }
 
 /* Whether something comes between a block's last product and hidden. */
@@ -45,21 +46,22 @@ static bool adds_apart(const struct model_config *c)
     return c->post_norms || c->residual_scale != 1.0f;
 }
 
-struct block_layout block_layout(const struct model_config *c, size_t rows, size_t projections_work, size_t mlp_work)
+struct block_layout block_layout(const struct model_config *c, size_t rows, const struct block_works *works)
 {
     size_t hidden = activation_pad(rows * c->hidden_size), inner = activation_pad(rows * c->intermediate_size);
     size_t table = activation_pad(rows * c->head_dim) * (model_has_local_rope(c) ? 2 : 1);
     size_t branch = adds_apart(c) ? hidden : 0;
     struct block_layout l = { .q = hidden, .mlp = hidden };
 
-    if (projections_work)
-        l.q = plim_max(branch, activation_pad(projections_work / sizeof(float)));
+    if (works->projections)
+        l.q = plim_max(branch, activation_pad(works->projections / sizeof(float)));
     l.k = l.q + activation_pad(rows * c->head_count * c->head_dim);
     l.v = l.k + activation_pad(rows * c->kv_head_count * c->head_dim);
-    size_t attention = l.v + activation_pad(rows * c->kv_head_count * c->head_dim);
-    if (mlp_work)
+    l.output = l.v + activation_pad(rows * c->kv_head_count * c->head_dim);
+    size_t attention = l.output + activation_pad(works->output / sizeof(float));
+    if (works->mlp)
         l.mlp = branch;
-    size_t mlp = l.mlp + (mlp_work ? activation_pad(mlp_work / sizeof(float)) : 2 * inner);
+    size_t mlp = l.mlp + (works->mlp ? activation_pad(works->mlp / sizeof(float)) : 2 * inner);
     l.elements = table + plim_max(attention, mlp);
     return l;
 }
@@ -142,15 +144,19 @@ static int add_branch(struct block *b, const float *post_norm, struct plim_err *
     return b->ops->add(b->backend, b->hidden, b->work, b->config->residual_scale, b->rows * width, err);
 }
 
-/* hidden += residual_scale * post_norm(x W): straight onto hidden, unless something comes in between. */
-static int add_to_hidden(struct block *b, const struct matrix *matrix, const float *post_norm, const float *x,
+/*
+ * hidden += residual_scale * post_norm(x W): straight onto hidden, unless something comes in between. `at_once`: where the
+ * backend works; NULL: by linear.
+ */
+static int add_to_hidden(struct block *b, const struct matrix *matrix, const float *post_norm, const float *x, float *at_once,
                          struct plim_err *err)
 {
-    float *branch = b->work;   /* its contents were used by the first projections of the block */
+    bool straight = !adds_apart(b->config);
+    float *y = straight ? b->hidden : b->work;   /* whose contents were used by the first projections of the block */
+    int rc = at_once ? b->ops->norm_linear(b->backend, NULL, &matrix, 1, x, b->rows, at_once, &y, straight, err)
+                     : b->ops->linear(b->backend, matrix, x, b->rows, y, straight, err);
 
-    if (!adds_apart(b->config))
-        return b->ops->linear(b->backend, matrix, x, b->rows, b->hidden, true, err);
-    return project(b, matrix, x, branch, err) < 0 ? -1 : add_branch(b, post_norm, err);
+    return rc < 0 || straight ? rc : add_branch(b, post_norm, err);
 }
 
 /* Per-head norm of x [rows, heads, head_dim], where there is one. */
@@ -184,15 +190,15 @@ static struct norm norm_of(const struct block *b, const float *weight)
 }
 
 /* q, k and v from hidden. */
-static int project_attention(struct block *b, const struct layer *layer, float *const *y, struct plim_err *err)
+static int project_attention(struct block *b, const struct layer *layer, bool at_once, float *const *y, struct plim_err *err)
 {
     const struct matrix *const projections[] = { &layer->matrix[MATRIX_Q], &layer->matrix[MATRIX_K],
                                                  &layer->matrix[MATRIX_V] };
     const float *weight = layer->norm[NORM_ATTENTION];
     struct norm norm = norm_of(b, weight);
 
-    if (projections_work(b, layer, b->rows))
-        return b->ops->norm_linear(b->backend, &norm, projections, 3, b->hidden, b->rows, b->work, y, err);
+    if (at_once)
+        return b->ops->norm_linear(b->backend, &norm, projections, 3, b->hidden, b->rows, b->work, y, false, err);
     if (block_norm(b, b->hidden, weight, b->rows, b->config->hidden_size, b->work, err) < 0 ||
         listen(b, TAP_ATTENTION_INPUT, b->work, b->config->hidden_size, err) < 0)
         return -1;
@@ -202,11 +208,12 @@ static int project_attention(struct block *b, const struct layer *layer, float *
 int block_attention(struct block *b, const struct layer *layer, void *keys, void *values, struct plim_err *err)
 {
     const struct model_config *c = b->config;
-    struct block_layout layout = layout_of(b, layer, b->rows);
+    struct block_works works = works_of(b, layer, b->rows);
+    struct block_layout layout = block_layout(c, b->rows, &works);
     float *q = b->work + layout.q, *k = b->work + layout.k, *v = b->work + layout.v;
 
     plim_pool_set_scope(b->backend->pool, layer->attention_scope);
-    if (project_attention(b, layer, (float *const[]){ q, k, v }, err) < 0)
+    if (project_attention(b, layer, works.projections > 0, (float *const[]){ q, k, v }, err) < 0)
         return -1;
     if (norm_heads(b, layer->norm[NORM_Q], c->head_count, q, err) < 0 ||
         norm_heads(b, layer->norm[NORM_K], c->kv_head_count, k, err) < 0 ||
@@ -214,7 +221,8 @@ int block_attention(struct block *b, const struct layer *layer, void *keys, void
         return -1;
     if (listen(b, TAP_ATTENTION_OUTPUT, q, c->head_count * c->head_dim, err) < 0)
         return -1;
-    return add_to_hidden(b, &layer->matrix[MATRIX_O], layer->norm[NORM_ATTENTION_POST], q, err);
+    return add_to_hidden(b, &layer->matrix[MATRIX_O], layer->norm[NORM_ATTENTION_POST], q,
+                         works.output ? b->work + layout.output : NULL, err);
 }
 
 static int mlp_at_once(struct block *b, const struct layer *layer, float *work, struct plim_err *err)
@@ -232,13 +240,14 @@ static int mlp_at_once(struct block *b, const struct layer *layer, float *work, 
 int block_mlp(struct block *b, const struct layer *layer, struct plim_err *err)
 {
     const struct model_config *c = b->config;
-    struct block_layout layout = layout_of(b, layer, b->rows);
+    struct block_works works = works_of(b, layer, b->rows);
+    struct block_layout layout = block_layout(c, b->rows, &works);
     size_t elements = b->rows * c->intermediate_size;
     float *gate = b->work + layout.mlp;
     float *up = gate + activation_pad(elements);
 
     plim_pool_set_scope(b->backend->pool, layer->mlp_scope);
-    if (mlp_work(b, layer, b->rows))
+    if (works.mlp)
         return mlp_at_once(b, layer, gate, err);
     if (block_norm(b, b->hidden, layer->norm[NORM_MLP], b->rows, c->hidden_size, b->work, err) < 0 ||
         listen(b, TAP_MLP_INPUT, b->work, c->hidden_size, err) < 0)
@@ -249,5 +258,5 @@ int block_mlp(struct block *b, const struct layer *layer, struct plim_err *err)
     if (b->ops->act_mul(b->backend, c->activation, gate, up, elements, err) < 0 ||
         listen(b, TAP_MLP_INNER, gate, c->intermediate_size, err) < 0)
         return -1;
-    return add_to_hidden(b, &layer->matrix[MATRIX_DOWN], layer->norm[NORM_MLP_POST], gate, err);
+    return add_to_hidden(b, &layer->matrix[MATRIX_DOWN], layer->norm[NORM_MLP_POST], gate, NULL, err);
 }

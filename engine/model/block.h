@@ -54,16 +54,20 @@ struct block {
     void *tap_context;
 };
 
+/* What the backend works in where it takes parts of a layer at once, in bytes; 0: operation by operation. */
+struct block_works {
+    size_t projections, output, mlp;
+};
+
 /*
  * Where things lie in scratch behind the rope tables, in floats: normed, or what a block adds, or the projections' work, at
- * 0; then q, k and v, and either gate and up from `mlp` on or the MLP's work. The works' bytes are the backend's; 0:
- * operation by operation.
+ * 0; then q, k and v, and o_proj's work; in the same place either gate and up from `mlp` on or the MLP's work.
  */
 struct block_layout {
-    size_t q, k, v, mlp;
+    size_t q, k, v, output, mlp;
     size_t elements;       /* tables included */
 };
-struct block_layout block_layout(const struct model_config *config, size_t rows, size_t projections_work, size_t mlp_work);
+struct block_layout block_layout(const struct model_config *config, size_t rows, const struct block_works *works);
 
 /* Fills in what follows from the model. Allocates nothing. */
 void block_init(struct block *block, const struct plim_model *model);

@@ -228,6 +228,13 @@ static size_t projections_work(const struct predictor *p, const struct linear_sh
     return p->ops->norm_linear_work ? p->ops->norm_linear_work(shapes, 3, rows, p->parameters) : 0;
 }
 
+static size_t output_work(const struct predictor *p, const struct linear_shape *layer, size_t rows)
+{
+    const struct linear_shape *const shape = &layer[MATRIX_O];
+
+    return p->ops->norm_linear_work ? p->ops->norm_linear_work(&shape, 1, rows, p->parameters) : 0;
+}
+
 static size_t mlp_work(const struct predictor *p, const struct linear_shape *layer, size_t rows)
 {
     return p->ops->mlp_work ? p->ops->mlp_work(&layer[MATRIX_GATE], &layer[MATRIX_UP], &layer[MATRIX_DOWN], rows,
@@ -252,7 +259,7 @@ static uint64_t scratch_bytes(const struct predictor *p, size_t rows)
         uint64_t q_work = (projections_work(p, shapes, rows) + 63) / 64 * 64;
         uint64_t inner_work = (mlp_work(p, shapes, rows) + 63) / 64 * 64;
         uint64_t before = q_work ? (q_work > branch ? q_work : branch) : bytes[0];
-        uint64_t attention = before + bytes[1] + 2 * bytes[2];
+        uint64_t attention = before + bytes[1] + 2 * bytes[2] + (output_work(p, shapes, rows) + 63) / 64 * 64;
         uint64_t mlp = inner_work ? branch + inner_work : bytes[0] + 2 * bytes[3];
         uint64_t larger = attention > mlp ? attention : mlp;
         most = larger > most ? larger : most;
@@ -266,12 +273,13 @@ static void plan_decoder(struct predictor *p, size_t past, size_t rows, bool sam
     const struct linear_shape *shape = p->shapes;
 
     for (size_t layer = 0; layer < p->files.config.layer_count; layer++) {
-        bool projections = projections_work(p, shape, rows) > 0, mlp = mlp_work(p, shape, rows) > 0;
+        bool projections = projections_work(p, shape, rows) > 0, output = output_work(p, shape, rows) > 0;
+        bool mlp = mlp_work(p, shape, rows) > 0;
         for (int which = 0; which < LAYER_MATRIX_COUNT; which++, shape++) {
             if (which == MATRIX_O)
                 plan_attention(p, layer, past, rows);
             if (!same_rows)
-                plan_linear(p, shape, rows, which < MATRIX_O ? projections : which > MATRIX_O && mlp);
+                plan_linear(p, shape, rows, which < MATRIX_O ? projections : which > MATRIX_O ? mlp : output);
         }
     }
 }

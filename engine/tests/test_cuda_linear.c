@@ -488,8 +488,8 @@ Test(cuda_linear, projections_behind_a_norm)
             for (size_t i = 0; i < 3; i++)
                 y[i] = device_floats(&f, NULL, rows * a.layers[i].source.out_features);
             plim_pool_reset_peak(f.pool);
-            cr_assert_eq(f.backend.ops->norm_linear(&f.backend, &a.norm, matrices, 3, device_x, rows, work, y, &err), 0, "%s",
-                         err.message);
+            cr_assert_eq(f.backend.ops->norm_linear(&f.backend, &a.norm, matrices, 3, device_x, rows, work, y, false, &err), 0,
+                         "%s", err.message);
             check_scratch(&f, a.layers, 3, rows, ways[w]);
             double *normed = norm_reference(x, a.weight, 0.5, 1e-5, rows, a.width);
             for (size_t i = 0; i < 3; i++) {

@@ -176,7 +176,7 @@ struct linear_scratch cuda_halves_scratch(const struct linear_shape *shape, size
 /* halves.c */
 size_t cuda_norm_linear_work(const struct backend *backend, const struct matrix *const *matrices, size_t count, size_t rows);
 int cuda_norm_linear(struct backend *backend, const struct norm *norm, const struct matrix *const *matrices, size_t count,
-                     const float *x, size_t rows, void *work, float *const *y, struct plim_err *err);
+                     const float *x, size_t rows, void *work, float *const *y, bool accumulate, struct plim_err *err);
 size_t cuda_mlp_work(const struct backend *backend, const struct mlp *mlp, size_t rows);
 int cuda_mlp(struct backend *backend, const struct norm *norm, const struct mlp *mlp, const float *x, size_t rows, void *work,
              float *out, bool accumulate, struct plim_err *err);

@@ -73,10 +73,10 @@ size_t cuda_mlp_planned(const struct linear_shape *gate, const struct linear_sha
 
 /* ---- doing it ---- */
 
-/* norm(x) for one matrix after the other. */
+/* x, or norm(x), for one matrix after the other. */
 struct normed {
     struct backend *backend;
-    struct linear_norm norm;
+    struct linear_norm norm;                /* weight NULL: x as it is */
     size_t rows;
     uint16_t *halves;                       /* [rows, in_features] */
     const struct cuda_matrix *made_for;     /* whose order they have; NULL: none yet */
@@ -96,6 +96,10 @@ static int normed_for(struct normed *n, const struct matrix *matrix, struct plim
         return 0;
     n->made_for = made;
     n->order = order;
+    if (!n->norm.weight)
+        return cuda_check(linear_gather(n->norm.x, made->tiles.invperm, n->rows, n->rows, shape.in_features, order, n->halves,
+                                        cuda->overlap_launches, cuda->stream),
+                          "gathering activations", err);
     return cuda_check(linear_norm_gather(&n->norm, made->tiles.invperm, n->rows, shape.in_features, order, n->halves,
                                          cuda->overlap_launches, cuda->stream),
                       "normalising activations", err);
@@ -103,21 +107,23 @@ static int normed_for(struct normed *n, const struct matrix *matrix, struct plim
 
 static struct normed normed_of(struct backend *backend, const struct norm *norm, const float *x, size_t rows, void *work)
 {
-    return (struct normed){
-        .backend = backend,
-        .norm = { .x = x, .weight = norm->weight, .offset = norm->offset, .eps = (float)norm->eps },
-        .rows = rows,
-        .halves = work,
-    };
+    struct normed normed = { .backend = backend, .norm = { .x = x }, .rows = rows, .halves = work };
+
+    if (norm) {
+        normed.norm.weight = norm->weight;
+        normed.norm.offset = norm->offset;
+        normed.norm.eps = (float)norm->eps;
+    }
+    return normed;
 }
 
 int cuda_norm_linear(struct backend *backend, const struct norm *norm, const struct matrix *const *matrices, size_t count,
-                     const float *x, size_t rows, void *work, float *const *y, struct plim_err *err)
+                     const float *x, size_t rows, void *work, float *const *y, bool accumulate, struct plim_err *err)
 {
     struct normed normed = normed_of(backend, norm, x, rows, work);
 
     for (size_t i = 0; i < count; i++) {
-        struct cuda_halves halves = { .x = normed.halves, .rows = rows, .y = y[i] };
+        struct cuda_halves halves = { .x = normed.halves, .rows = rows, .y = y[i], .accumulate = accumulate };
         if (normed_for(&normed, matrices[i], err) < 0 || cuda_linear_halves(backend, matrices[i], &halves, err) < 0)
             return -1;
     }
