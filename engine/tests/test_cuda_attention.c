@@ -282,7 +282,7 @@ Test(cuda_attention, memory_does_not_grow_with_the_past)
         struct attention_scratch far = predict->attention_scratch(&shape, 1000000, rows, &parameters);
         cr_assert_eq(near.attention_bytes, 0);
         cr_assert_eq(near.workspace_bytes, far.workspace_bytes);
-        cr_assert_leq(far.workspace_bytes, (size_t)9 << 20);
+        cr_assert_leq(far.workspace_bytes, (size_t)18 << 20);
     }
 }
 

@@ -13,7 +13,6 @@
  */
 
 #include "attention_device.cuh"
-#include <stdlib.h>
 
 #define WARPS 4
 #define THREADS (32 * WARPS)
@@ -447,17 +446,13 @@ bool attention_flash_supports(const attention_args *args)
 }
 
 /*
- * Few tiles and many keys: parts of at least 256 keys, for two blocks on each of an H100's multiprocessors, or 512 and one
- * where tiles are large.
+ * Few tiles and many keys: parts of at least 512 keys, as many as make two blocks on each of an H100's multiprocessors. 512
+ * rows behind 8192: 244 us, and 314 with one block on each; 64 rows there: 54 and 60.
  */
 int attention_flash_splits(int kv_heads, int vectors, int head_dim, size_t keys)
 {
     int of_tile = tile_vectors(head_dim, vectors), tiles = kv_heads * ((vectors + of_tile - 1) / of_tile);
-    bool small = of_tile == WARPS * 16;
-    size_t blocks = small ? 264 : 132, part = small ? 256 : 512;
-    const char *t = getenv("PLIM_TRY_BLOCKS"); if (t) blocks = (size_t)atoi(t);
-    t = getenv("PLIM_TRY_PART"); if (t) part = (size_t)atoi(t);
-    size_t most = (size_t)tiles <= blocks ? blocks / (size_t)tiles : 1, splits = (keys + part - 1) / part;
+    size_t most = tiles <= 264 ? (size_t)(264 / tiles) : 1, splits = (keys + 511) / 512;
     most = most < MOST_SPLITS ? most : MOST_SPLITS;
     return (int)(splits < most ? splits : most);
 }
