@@ -1,7 +1,10 @@
 /*
  * A developers' benchmark of decoding on CUDA: prefill once, then milliseconds a token at some lengths of context.
  *
- *     build/release/tests/bench_cuda_step DIRECTORY [SETTING ...]        for example cuda_graph=off kv_cache=q8
+ *     build/release/tests/bench_cuda_step DIRECTORY [CONTEXT ...] [SETTING ...]     for example 16 4096 kv_cache=q8
+ *
+ * A token's time ends when its logits are on the host; what is chosen from them comes after. The digest is of all logits of
+ * the timed tokens: equal from run to run, and between ways that compute in the same order.
  */
 
 #include <stdio.h>
@@ -22,15 +25,22 @@ static void must(int rc)
 }
 
 static size_t best_token;
+static uint64_t arrived_ns, digest;
 
 static int take_argmax(void *context, size_t first_position, size_t rows, size_t vocab_size, const float *logits,
                        struct plim_err *e)
 {
     (void)context, (void)first_position, (void)rows, (void)e;
+    arrived_ns = plim_now_ns();
     best_token = 0;
     for (size_t i = 1; i < vocab_size; i++)
         if (logits[i] > logits[best_token])
             best_token = i;
+    for (size_t i = 0; i < vocab_size; i++) {
+        uint32_t bits;
+        memcpy(&bits, logits + i, sizeof bits);
+        digest = (digest ^ bits) * 0x100000001b3u;
+    }
     return 0;
 }
 
@@ -42,8 +52,8 @@ static int by_value(const void *a, const void *b)
 
 int main(int argc, char **argv)
 {
-    enum { TOKENS = 128, WARM = 16, CHUNK = 2048 };
-    static const size_t contexts[] = { 16, 512, 1024, 4096 };
+    enum { TOKENS = 128, WARM = 16, CHUNK = 2048, MOST = 16 };
+    size_t contexts[MOST] = { 16, 512, 1024, 4096 }, context_count = 0;
     struct plim_parameters parameters;
     struct plim_engine *engine;
     struct plim_model *model;
@@ -55,6 +65,10 @@ int main(int argc, char **argv)
     plim_parameters_default(&parameters);
     for (int i = 2; i < argc; i++) {
         char *value = strchr(argv[i], '=');
+        if (!value && context_count < MOST) {
+            contexts[context_count++] = strtoul(argv[i], NULL, 10);
+            continue;
+        }
         if (!value)
             return 2;
         *value++ = '\0';
@@ -71,7 +85,9 @@ int main(int argc, char **argv)
     must(plim_session_open(&session, model, &options, &err));
     for (size_t i = 0; i < CHUNK; i++)
         ids[i] = (int32_t)(i * 7919 % info.vocab_size);
-    for (size_t c = 0; c < sizeof contexts / sizeof contexts[0]; c++) {
+    if (context_count == 0)
+        context_count = 4;
+    for (size_t c = 0; c < context_count; c++) {
         double ms[TOKENS];
         if (contexts[c] + TOKENS + WARM > options.context_tokens)
             break;
@@ -85,11 +101,14 @@ int main(int argc, char **argv)
             uint64_t before = plim_now_ns();
             must(plim_session_forward(session, &id, 1, &forward, &err));
             if (i >= 0)
-                ms[i] = (double)(plim_now_ns() - before) * 1e-6;
+                ms[i] = (double)(arrived_ns - before) * 1e-6;
+            else
+                digest = 0;
         }
         qsort(ms, TOKENS, sizeof *ms, by_value);
-        printf("context %5zu: prefill %8.2f ms, token %.4f ms [%.4f to %.4f], %.1f tokens/s\n", contexts[c], prefill,
-               ms[TOKENS / 2], ms[0], ms[TOKENS - 1], 1e3 / ms[TOKENS / 2]);
+        printf("context %5zu: prefill %8.2f ms, token %.4f ms [%.4f to %.4f], %.1f tokens/s, digest %016llx\n",
+               contexts[c], prefill, ms[TOKENS / 2], ms[0], ms[TOKENS - 1], 1e3 / ms[TOKENS / 2],
+               (unsigned long long)digest);
     }
     plim_session_close(session);
     plim_model_free(model);

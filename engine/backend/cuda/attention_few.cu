@@ -169,8 +169,8 @@ __global__ void __launch_bounds__(THREADS) attention_few(attention_args args)
     const int count = args.rows * args.group;
 
 #if __CUDA_ARCH__ >= 900
-    cudaGridDependencySynchronize();
     cudaTriggerProgrammaticLaunchCompletion();
+    cudaGridDependencySynchronize();
 #endif
     const int past = args.past_at ? (int)*args.past_at : args.past;
     const int end = past + args.rows;

@@ -42,7 +42,11 @@ __device__ __forceinline__ void cuda_wait_for_previous()
 #endif
 }
 
-/* The next kernel may be started: it still waits for all of this one, in its own cuda_wait_for_previous(). */
+/*
+ * The next kernel may be started: it still waits for all of this one, in its own cuda_wait_for_previous(). Called before
+ * this kernel's own wait, so that the next one's blocks, and those of the one after that, fetch their weights as soon as
+ * there is room for them; order is kept, for each waits for the whole of the kernel before it, which has waited itself.
+ */
 __device__ __forceinline__ void cuda_let_next_start()
 {
 #if __CUDA_ARCH__ >= 900

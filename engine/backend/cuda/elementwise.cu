@@ -34,29 +34,29 @@ static __device__ __forceinline__ float gelu_tanh(float x)
 
 static __global__ void silu_mul_kernel(float *gate, const float *up, size_t n)
 {
-    cuda_wait_for_previous();
     cuda_let_next_start();
+    cuda_wait_for_previous();
     each_element(n, [=](size_t i) { gate[i] = silu(gate[i]) * up[i]; });
 }
 
 static __global__ void gelu_tanh_mul_kernel(float *gate, const float *up, size_t n)
 {
-    cuda_wait_for_previous();
     cuda_let_next_start();
+    cuda_wait_for_previous();
     each_element(n, [=](size_t i) { gate[i] = gelu_tanh(gate[i]) * up[i]; });
 }
 
 static __global__ void add_kernel(float *x, const float *y, float scale, size_t n)
 {
-    cuda_wait_for_previous();
     cuda_let_next_start();
+    cuda_wait_for_previous();
     each_element(n, [=](size_t i) { x[i] += y[i] * scale; });
 }
 
 static __global__ void softcap_kernel(float *x, float cap, size_t n)
 {
-    cuda_wait_for_previous();
     cuda_let_next_start();
+    cuda_wait_for_previous();
     each_element(n, [=](size_t i) { x[i] = cap * tanhf(x[i] / cap); });
 }
 

@@ -37,8 +37,8 @@ template <> __device__ __forceinline__ float widen<bfloat>(bfloat value)
 template <typename Element>
 static __global__ void widen_kernel(const Element *staged, float scale, size_t n, float *out)
 {
-    cuda_wait_for_previous();
     cuda_let_next_start();
+    cuda_wait_for_previous();
     for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (size_t)gridDim.x * THREADS)
         out[i] = widen(staged[i]) * scale;
 }

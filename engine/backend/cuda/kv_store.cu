@@ -13,8 +13,8 @@ static __global__ void __launch_bounds__(THREADS) kv_store(kv_store_args args)
     const float *from = (is_key ? args.k : args.v) + (size_t)row * (size_t)args.width;
 
 #if __CUDA_ARCH__ >= 900
-    cudaGridDependencySynchronize();
     cudaTriggerProgrammaticLaunchCompletion();
+    cudaGridDependencySynchronize();
 #endif
     const int first = args.first_at ? (int)*args.first_at : args.first;
     uint8_t *to = (is_key ? args.keys : args.values) + (size_t)(first + row) * format.row_bytes;

@@ -20,8 +20,8 @@ static __global__ void rms_norm_kernel(const float *x, const float *weight, floa
         unsigned i = threadIdx.x + k * blockDim.x;
         scale[k] = i < width ? weight[i] + offset : 0.0f;
     }
-    cuda_wait_for_previous();
     cuda_let_next_start();
+    cuda_wait_for_previous();
 #pragma unroll
     for (unsigned k = 0; k < KEPT; k++) {
         unsigned i = threadIdx.x + k * blockDim.x;

@@ -15,8 +15,8 @@ static __global__ void rope_kernel(float *x, const float *sin_cos, size_t first,
     const float *table = sin_cos + (first + blockIdx.x) * head_dim;
     float *at = x + ((size_t)blockIdx.x * head_count + head) * head_dim + j;
 
-    cuda_wait_for_previous();
     cuda_let_next_start();
+    cuda_wait_for_previous();
     if (head >= head_count)
         return;
     float c = table[j], s = table[half + j], a = at[0], b = at[half];

@@ -29,8 +29,8 @@ struct backend_step {
 
 static __global__ void set_position(struct cuda_step *step, uint32_t past)
 {
-    cuda_wait_for_previous();
     cuda_let_next_start();
+    cuda_wait_for_previous();
     step->past = past;
 }
 
