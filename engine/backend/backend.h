@@ -96,6 +96,8 @@ struct step_key {
 /* Issues the operations of a step; its rows stand at key.past. */
 typedef int step_issue(void *context, struct plim_err *err);
 
+#define BACKEND_ROPE_DIM 512
+
 struct backend_ops {
     const char *name;
     bool unified_memory;              /* device memory is ordinary memory: the host may read and write it in place */
@@ -156,6 +158,14 @@ struct backend_ops {
      */
     int (*rope)(struct backend *backend, float *x, const float *sin_cos, size_t first, size_t rows, size_t head_count,
                 size_t head_dim, struct plim_err *err);
+
+    /*
+     * Optional (NULL: made on the host, and uploaded): such a table [rows, head_dim] of positions first .. first + rows - 1,
+     * factor * cos(position * inv_freq[j]) and the sines, in fp64 until they are stored. inv_freq [head_dim / 2] is on the
+     * host; head_dim is at most BACKEND_ROPE_DIM.
+     */
+    int (*rope_table)(struct backend *backend, const double *inv_freq, double factor, size_t first, size_t rows,
+                      size_t head_dim, float *table, struct plim_err *err);
 
     /*
      * Stores k and v [rows, kv_heads * head_dim] at positions first.. of a layer's cache, whose rows are what

@@ -8,9 +8,12 @@
  * from its beginning to its end.
  */
 
+#include <stdatomic.h>
+
 #include "block.h"
 #include "model.h"
 #include "tensor_values.h"
+#include "threads.h"
 
 struct pass {
     struct plim_session *session;
@@ -32,15 +35,36 @@ static int hidden_open(struct pass *p, size_t rows, struct plim_err *err)
 
 /* ---- the decoder ---- */
 
+struct embedding_check {
+    const struct tensor *embedding;
+    const int32_t *ids;
+    size_t width;
+    atomic_bool bad;
+};
+
+static void check_rows(void *context, size_t begin, size_t end, int thread)
+{
+    struct embedding_check *check = context;
+    struct plim_err err = PLIM_ERR_INIT;
+
+    (void)thread;
+    for (size_t i = begin; i < end; i++)
+        if (tensor_check_finite(check->embedding, (size_t)check->ids[i] * check->width, check->width, &err) < 0)
+            atomic_store_explicit(&check->bad, true, memory_order_relaxed);
+}
+
 /* The rows that are about to be used hold numbers (model_load.c says why they are checked here). */
 static int check_embedding(struct pass *p, struct plim_err *err)
 {
-    size_t width = p->config->hidden_size;
+    struct embedding_check check = { .embedding = p->model->embedding, .ids = p->ids, .width = p->config->hidden_size };
 
     if (p->model->mapped_bytes == 0)
         return 0;
-    for (size_t i = 0; i < p->block.rows; i++) {
-        if (tensor_check_finite(p->model->embedding, (size_t)p->ids[i] * width, width, err) < 0)
+    threads_run(p->backend->threads, p->block.rows, 64, check_rows, &check);
+    if (!atomic_load_explicit(&check.bad, memory_order_relaxed))
+        return 0;
+    for (size_t i = 0; i < p->block.rows; i++) {   /* the first of them is named */
+        if (tensor_check_finite(check.embedding, (size_t)check.ids[i] * check.width, check.width, err) < 0)
             return -1;
     }
     return 0;

@@ -41,6 +41,9 @@ int rope_table(const struct rope *rope, struct backend *backend, size_t first, s
     float piece[PIECE_ELEMENTS];
     size_t piece_rows = PIECE_ELEMENTS / head_dim;
 
+    /* A prompt of 2048 tokens would keep a host busy for 3 ms. One token's row is on its way sooner from here. */
+    if (rows > 1 && head_dim <= BACKEND_ROPE_DIM && backend->ops->rope_table)
+        return backend->ops->rope_table(backend, rope->inv_freq, rope->sin_cos_factor, first, rows, head_dim, table, err);
     for (size_t done = 0; done < rows; done += piece_rows) {
         size_t n = plim_min(piece_rows, rows - done);
         for (size_t r = 0; r < n; r++)

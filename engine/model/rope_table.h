@@ -5,7 +5,7 @@
  * Rotary position embedding: frequencies of a model, and the table of cosines and sines for one chunk of tokens.
  *
  * The table covers a chunk, not the whole context: a context of 131072 tokens would hold 64 MiB for head_dim 128, and
- * computing the 64 pairs that a decoded token needs takes about two microseconds.
+ * computing the 64 pairs that a decoded token needs takes about two microseconds. A backend may make it where it is.
  */
 
 #include <stddef.h>

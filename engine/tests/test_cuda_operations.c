@@ -114,6 +114,36 @@ Test(cuda_operations, rms_norm_agrees_with_its_formula_in_place_too)
     cuda_fixture_close(&f);
 }
 
+Test(cuda_operations, rope_table_has_cosines_and_sines_of_far_positions_too)
+{
+    static const struct {
+        size_t first, rows, dim;
+    } cases[] = { { 0, 300, 128 }, { 131000, 72, 128 }, { 7, 2, 2 }, { 1000000, 33, 512 }, { 5, 65, 80 } };
+    struct cuda_fixture f;
+    struct plim_err err = PLIM_ERR_INIT;
+
+    cuda_fixture_open(&f);
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        size_t first = cases[c].first, rows = cases[c].rows, dim = cases[c].dim, half = dim / 2, n = rows * dim;
+        double inv_freq[BACKEND_ROPE_DIM / 2], *expected = malloc(n * sizeof *expected);
+
+        for (size_t j = 0; j < half; j++)
+            inv_freq[j] = pow(500000.0, -(double)j / (double)half);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t j = 0; j < half; j++) {
+                expected[r * dim + j] = 1.25 * cos((double)(first + r) * inv_freq[j]);
+                expected[r * dim + half + j] = 1.25 * sin((double)(first + r) * inv_freq[j]);
+            }
+        float *table = device_floats(&f, NULL, n);
+        CALL(rope_table, inv_freq, 1.25, first, rows, dim, table);
+        float *got = host_floats(&f, table, n);
+        check_floats(got, expected, n, 1e-7, 1e-7, "rope_table");
+        device_free(&f, table);
+        free(expected), free(got);
+    }
+    cuda_fixture_close(&f);
+}
+
 Test(cuda_operations, rope_rotates_pairs_by_the_table)
 {
     static const struct {

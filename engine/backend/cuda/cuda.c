@@ -157,6 +157,7 @@ const struct backend_ops cuda_backend_ops = {
     .embed = cuda_embed,
     .rms_norm = cuda_rms_norm,
     .rope = cuda_rope,
+    .rope_table = cuda_rope_table,
     .kv_store = cuda_kv_store,
     .attention = cuda_attention,
     .attention_step = cuda_attention_step,

@@ -203,6 +203,8 @@ int cuda_rms_norm(struct backend *backend, const float *x, const float *weight, 
                   size_t width, float *out, struct plim_err *err);
 int cuda_rope(struct backend *backend, float *x, const float *sin_cos, size_t first, size_t rows, size_t head_count,
               size_t head_dim, struct plim_err *err);
+int cuda_rope_table(struct backend *backend, const double *inv_freq, double factor, size_t first, size_t rows,
+                    size_t head_dim, float *table, struct plim_err *err);
 int cuda_act_mul(struct backend *backend, enum activation activation, float *gate, const float *up, size_t n,
                  struct plim_err *err);
 int cuda_add(struct backend *backend, float *x, const float *y, float scale, size_t n, struct plim_err *err);

@@ -1,4 +1,4 @@
-/* Rotary position embedding, from the table of cosines and sines. */
+/* Rotary position embedding, and the table of cosines and sines that it reads. */
 
 #include "cuda_kernels.cuh"
 
@@ -35,4 +35,40 @@ extern "C" int cuda_rope(struct backend *backend, float *x, const float *sin_cos
     return cuda_launch(cuda_of(backend), "rope", err, rope_kernel,
                        dim3((unsigned)rows, (unsigned)((pairs + THREADS - 1) / THREADS)), dim3(THREADS), 0, x, sin_cos,
                        first, (unsigned)head_count, (unsigned)head_dim);
+}
+
+/* ---- the table ---- */
+
+struct pair_frequencies {
+    double of[BACKEND_ROPE_DIM / 2];
+};
+
+/* Block: a position; thread: a pair. */
+static __global__ void rope_table_kernel(const __grid_constant__ pair_frequencies frequencies, double factor, size_t first,
+                                         unsigned head_dim, float *table)
+{
+    unsigned half = head_dim / 2;
+    float *row = table + (size_t)blockIdx.x * head_dim;
+
+    cuda_let_next_start();
+    cuda_wait_for_previous();
+    for (unsigned j = threadIdx.x; j < half; j += blockDim.x) {
+        double sine, cosine;
+        sincos((double)(first + blockIdx.x) * frequencies.of[j], &sine, &cosine);
+        row[j] = (float)(cosine * factor);
+        row[half + j] = (float)(sine * factor);
+    }
+}
+
+extern "C" int cuda_rope_table(struct backend *backend, const double *inv_freq, double factor, size_t first, size_t rows,
+                               size_t head_dim, float *table, struct plim_err *err)
+{
+    pair_frequencies frequencies = {};
+
+    if (rows == 0)
+        return 0;
+    for (size_t j = 0; j < head_dim / 2; j++)
+        frequencies.of[j] = inv_freq[j];
+    return cuda_launch(cuda_of(backend), "rope_table", err, rope_table_kernel, dim3((unsigned)rows), dim3(64), 0, frequencies,
+                       factor, first, (unsigned)head_dim, table);
 }
