@@ -3,6 +3,7 @@
  *
  *     bench_linear decode  [rows] [threads]    fused kernels: weight bytes a second against plain reads in the same run
  *     bench_linear prefill [rows] [threads]    chunks of several max_dq_size against OpenBLAS on ready fp32 weights
+ *     bench_linear fused   [rows] [threads]    fused kernels against OpenBLAS, with the groups that models at 4 bits have
  *     bench_linear rows    [threads]           fused against chunked over rows: where dq_rows should be
  *     bench_linear dense   [rows] [threads]    stored dense weights
  *     bench_linear expand                      the dequantisers alone
@@ -312,6 +313,52 @@ static void prefill(int rows, int thread_count)
     }
 }
 
+/* Layouts of the synthetic models, and of attention and MLPs at 4 bits. */
+static const struct shape model_shapes[] = {
+    { "q,o  4+3@128", 4096, 4096, { 2, { { 4, 128, 0.125 }, { 3, 128, 0.875 } } } },
+    { "k,v  4+3@128", 4096, 1024, { 2, { { 4, 128, 0.125 }, { 3, 128, 0.875 } } } },
+    { "gate 4@32", 4096, 14336, { 1, { { 4, 32, 1.0 } } } },
+    { "down 8+4@32", 14336, 4096, { 2, { { 8, 32, 0.05 }, { 4, 32, 0.95 } } } },
+    { "gate 4@32", 2048, 5632, { 1, { { 4, 32, 1.0 } } } },
+    { "6@128", 4096, 4096, { 1, { { 6, 128, 1.0 } } } },
+};
+
+static void fused_alone(int rows, int thread_count)
+{
+    enum { SHAPES = sizeof model_shapes / sizeof *model_shapes, FUSED_ROUNDS = 5 };
+    struct rig rig;
+    rig_open(&rig, thread_count);
+    rig.parameters.count[PLIM_DQ_ROWS] = 4096;
+    openblas_set_num_threads(thread_count);
+
+    for (size_t s = 0; s < SHAPES; s++) {
+        double fused[FUSED_ROUNDS], ready[FUSED_ROUNDS];
+        size_t in = model_shapes[s].in, out = model_shapes[s].out;
+        struct copies copies;
+        copies_make(&copies, &rig, &model_shapes[s], 1);
+        float *x = random_floats(&rig, (size_t)rows * in), *w = random_floats(&rig, in * out);
+        float *y = need(malloc((size_t)rows * out * sizeof *y));
+        for (int round = -1; round < FUSED_ROUNDS; round++) {
+            double start = now_s();
+            linear(&rig, &copies, x, (size_t)rows, y);
+            double middle = now_s();
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, (int)out, (int)in, 1, x, (int)in, w, (int)out,
+                        0, y, (int)out);
+            if (round >= 0) {
+                fused[round] = middle - start;
+                ready[round] = now_s() - middle;
+            }
+        }
+        double flop = 2.0 * rows * (double)(in * out) * 1e-9;
+        double t = median(fused, FUSED_ROUNDS), blas = median(ready, FUSED_ROUNDS);
+        printf("%-14s %5zu x %5zu  fused %6.1f GFLOP/s  sgemm %6.1f GFLOP/s  %5.1f %%\n", model_shapes[s].name, in, out,
+               flop / t, flop / blas, 100 * blas / t);
+        free(x);
+        free(w);
+        free(y);
+    }
+}
+
 static void row_sweep(int thread_count)
 {
     static const size_t row_counts[] = { 1, 8, 32, 128, 512 };
@@ -426,6 +473,8 @@ int main(int argc, char **argv)
         decode(first > 0 ? first : 1, second);
     else if (strcmp(verb, "prefill") == 0)
         prefill(first > 0 ? first : 512, second);
+    else if (strcmp(verb, "fused") == 0)
+        fused_alone(first > 0 ? first : 512, second);
     else if (strcmp(verb, "rows") == 0)
         row_sweep(first > 0 ? first : plim_cpu_core_count());
     else if (strcmp(verb, "dense") == 0)
@@ -433,6 +482,6 @@ int main(int argc, char **argv)
     else if (strcmp(verb, "expand") == 0)
         expand();
     else
-        fprintf(stderr, "usage: bench_linear decode|prefill|rows|dense|expand [rows] [threads]\n");
+        fprintf(stderr, "usage: bench_linear decode|prefill|fused|rows|dense|expand [rows] [threads]\n");
     return 0;
 }

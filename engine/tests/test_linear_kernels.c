@@ -201,7 +201,7 @@ static void multiply(const struct linear_kernels *kernels, const struct group *g
         .bits = bits, .rows = rows, .columns = columns, .words = group->words, .word_stride = STRIDE,
         .scale_codes = group->scale_codes, .scale_unit = group->scale_unit,
         .row_count = x_rows, .x = &p->x[0][0], .x_stride = FUSED_BLOCK_ROWS,
-        .x_scale = p->x_scale, .x_offset = p->x_offset, .x_scale_stride = 1,
+        .x_scale = p->x_scale, .x_offset = p->x_offset,
         .y = &p->y[0][0], .y_stride = Y_STRIDE,
     });
 }

@@ -22,9 +22,8 @@ _Static_assert(STRIP_ELEMENTS / FUSED_TILE_ROWS >= 32, "a strip has at least 32 
 struct fused_run {
     const struct linear_call *call;
     size_t first_row, row_count;   /* of the tile, in x and y */
-    size_t block_stride;           /* entries of scale and offset for each row */
     int16_t *x;                    /* block by block, see block_x */
-    float *x_scale;                /* [row_count, block_stride] */
+    float *x_scale;                /* [block_capacity, row_count] */
     int32_t *x_offset;
 };
 
@@ -70,14 +69,36 @@ static void quantise_groups(void *context, size_t begin, size_t end, int thread)
         size_t r = i / exl2->group_count, g = i % exl2->group_count;
         const struct exl2_group *group = &exl2->groups[g];
         const float *x = run->call->x + (run->first_row + r) * exl2->in_features;
-        size_t index = r * run->block_stride + block_index(exl2, g);
+        size_t index = block_index(exl2, g);
 
         for (size_t row = 0; row < group->row_count; row += FUSED_BLOCK_ROWS, index++) {
             size_t first = group->first_row + row, rows = plim_min(group->row_count - row, FUSED_BLOCK_ROWS);
             matrix->kernels->quantise(x, exl2->perm + first, rows, group->bits, block_x(run, first) + r * rows,
-                                      &run->x_scale[index], &run->x_offset[index]);
+                                      &run->x_scale[index * run->row_count + r],
+                                      &run->x_offset[index * run->row_count + r]);
         }
     }
+}
+
+/*
+ * The words of a block's first columns and its scales, before the block ahead of it is worked on: with several rows of x
+ * the kernel fetches the columns after them, but nothing else would fetch these in time. One row streams by itself.
+ */
+static void prefetch_block(const struct fused_run *run, size_t g, size_t row, size_t begin)
+{
+    const struct exl2_matrix *matrix = &run->call->matrix->exl2;
+    const struct exl2_group *group = &matrix->groups[g];
+    size_t rows = plim_min(group->row_count - row, FUSED_BLOCK_ROWS);
+    const uint32_t *words = matrix->q_weight + (group->first_word + row * group->bits / 32) * matrix->out_features + begin;
+
+    if (run->row_count == 1)
+        return;
+    for (size_t i = 0; i < rows * group->bits / 32; i++, words += matrix->out_features) {
+        __builtin_prefetch(words);
+        __builtin_prefetch(words + 16);
+    }
+    __builtin_prefetch(matrix->q_scale + (g * matrix->out_features + begin) / 8);
+    __builtin_prefetch(matrix->q_scale + (g * matrix->out_features + begin) / 8 + 16);
 }
 
 /* Adds x W to y for `columns` columns from `begin` on; y [row_count, columns]. */
@@ -103,12 +124,15 @@ static void add_groups(const struct fused_run *run, size_t begin, size_t columns
                 .row_count = run->row_count,
                 .x = block_x(run, group->first_row + row),
                 .x_stride = rows,
-                .x_scale = run->x_scale + index,
-                .x_offset = run->x_offset + index,
-                .x_scale_stride = run->block_stride,
+                .x_scale = run->x_scale + index * run->row_count,
+                .x_offset = run->x_offset + index * run->row_count,
                 .y = y,
                 .y_stride = columns,
             };
+            if (row + rows < group->row_count)
+                prefetch_block(run, g, row + rows, begin);
+            else if (g + 1 < exl2->group_count)
+                prefetch_block(run, g + 1, 0, begin);
             matrix->kernels->fused(&block);
         }
     }
@@ -163,17 +187,16 @@ int fused_linear(const struct linear_call *call, struct plim_err *err)
 {
     const struct exl2_matrix *exl2 = &call->matrix->exl2;
     size_t tile_rows = plim_min(call->rows, FUSED_TILE_ROWS);
-    size_t block_stride = block_capacity(exl2->in_features, exl2->group_count);
 
     void *workspace = plim_pool_alloc(call->backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE,
                                       fused_workspace_bytes(exl2->in_features, exl2->group_count, call->rows), err);
     if (!workspace)
         return -1;
 
-    struct fused_run run = { .call = call, .block_stride = block_stride };
+    struct fused_run run = { .call = call };
     run.x = workspace;
     run.x_scale = (float *)(void *)(run.x + tile_rows * exl2->in_features);
-    run.x_offset = (int32_t *)(void *)(run.x_scale + tile_rows * block_stride);
+    run.x_offset = (int32_t *)(void *)(run.x_scale + tile_rows * block_capacity(exl2->in_features, exl2->group_count));
     for (size_t row = 0; row < call->rows; row += tile_rows) {
         run.first_row = row;
         run.row_count = plim_min(tile_rows, call->rows - row);

@@ -49,7 +49,6 @@ struct fused_block {
     size_t x_stride;
     const float *x_scale;          /* [row_count] */
     const int32_t *x_offset;       /* [row_count]: -zero * sum of the block's xq */
-    size_t x_scale_stride;         /* of both */
     float *y;                      /* [row_count, columns], added to */
     size_t y_stride;
 };

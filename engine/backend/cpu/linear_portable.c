@@ -95,10 +95,10 @@ static void fused(const struct fused_block *b)
         for (size_t r = 0; r < b->row_count; r++) {
             const int16_t *x = b->x + r * b->x_stride;
             float *y = b->y + r * b->y_stride + n;
-            float x_scale = b->x_scale[r * b->x_scale_stride];
+            float x_scale = b->x_scale[r];
             int32_t sum[STEP];
             for (int c = 0; c < STEP; c++)
-                sum[c] = b->x_offset[r * b->x_scale_stride];
+                sum[c] = b->x_offset[r];
             for (size_t j = 0; j < b->rows; j++)
                 for (int c = 0; c < STEP; c++)
                     sum[c] += (int32_t)codes[j][c] * x[j];

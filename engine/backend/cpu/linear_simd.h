@@ -285,14 +285,18 @@ INLINE void fused_row(unsigned bits, const struct fused_block *b)
 INLINE void multiply_rows(int count, const struct fused_block *b, size_t row, size_t column, const veci *codes,
                           const vecf *scale)
 {
+    /* Copies: the compiler would read *b again after each store to y. */
+    const float *x_scale = b->x_scale + row;
+    float *y = b->y + row * b->y_stride + column;
+    size_t y_stride = b->y_stride;
     veci sums[TILE_ROWS][2];
     const int16_t *x[TILE_ROWS];
 
     UNROLL for (int r = 0; r < count; r++) {
         x[r] = b->x + (row + (size_t)r) * b->x_stride;
-        sums[r][0] = sums[r][1] = vi_set1(b->x_offset[(row + (size_t)r) * b->x_scale_stride]);
+        sums[r][0] = sums[r][1] = vi_set1(b->x_offset[row + (size_t)r]);
     }
-    for (int pair = 0; pair < (int)b->rows / 2; pair++) {
+    for (int pair = 0, pairs = (int)(b->rows / 2); pair < pairs; pair++) {
         veci c0 = codes[2 * pair], c1 = codes[2 * pair + 1];
         UNROLL for (int r = 0; r < count; r++) {
             veci both = pair_of(x[r], pair);
@@ -302,13 +306,14 @@ INLINE void multiply_rows(int count, const struct fused_block *b, size_t row, si
             IN_ORDER(sums[r][1]);
         }
     }
-    UNROLL for (int r = 0; r < count; r++) {
-        float *y = b->y + (row + (size_t)r) * b->y_stride + column;
-        float x_scale = b->x_scale[(row + (size_t)r) * b->x_scale_stride];
-        add_scaled(y, scale[0], x_scale, sums[r][0]);
-        add_scaled(y + LANES, scale[1], x_scale, sums[r][1]);
+    UNROLL for (int r = 0; r < count; r++, y += y_stride) {
+        add_scaled(y, scale[0], x_scale[r], sums[r][0]);
+        add_scaled(y + LANES, scale[1], x_scale[r], sums[r][1]);
     }
 }
+
+/* Two steps of the columns: with one, a busy memory is late. */
+#define PREFETCH_COLUMNS (4 * LANES)
 
 /* Several rows of x: the codes of two vectors of columns are taken out once, into first-level cache. */
 INLINE void fused_rows(unsigned bits, const struct fused_block *b)
@@ -326,7 +331,7 @@ INLINE void fused_rows(unsigned bits, const struct fused_block *b)
                 struct sink sink = { .out = codes + unit + v, .out_step = 2 };
                 walk(bits, &sink, SINK_STORE, words, b->word_stride);
                 UNROLL for (unsigned i = 0; i < bits; i++)   /* what comes next, while the rows are multiplied */
-                    __builtin_prefetch(words + i * b->word_stride + 2 * LANES);
+                    __builtin_prefetch(words + i * b->word_stride + PREFETCH_COLUMNS);
             }
         }
         size_t r = 0;
