@@ -20,8 +20,9 @@
 #include "plimsoll/clock.h"
 #include "plimsoll/process.h"
 #include "plimsoll/units.h"
+#include "scratch.h"
 
-#define MACHINE_TIMEOUT_NS ((uint64_t)60 * 1000000000)
+#define MACHINE_TIMEOUT_NS ((uint64_t)300 * 1000000000)   /* seconds when quiet; much more on a crowded machine */
 #define LAST_WORDS 2000   /* how much of a worker's standard error is kept: the end */
 
 enum ending { ENDING_EXIT, ENDING_TIMEOUT, ENDING_INTERRUPTED, ENDING_MALFORMED };
@@ -189,6 +190,8 @@ static int converse(struct session *s, const struct process_executor *processes,
         plim_process_signal(&s->process, SIGKILL);
     if (plim_process_wait(&s->process, &s->exit, err) < 0)
         return -1;
+    if (s->ending != ENDING_EXIT || s->exit.signaled)
+        scratch_sweep();
     if (s->ending == ENDING_INTERRUPTED)
         return plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted");
     return 0;
