@@ -76,6 +76,12 @@ SUITE = {
 }
 
 
+def setUpModule():
+    done = subprocess.run([PLIMSOLL, "run", ROOT / "suites/cuda-decode.json", "--list"], capture_output=True, text=True, check=False)
+    if "not part of this build" in done.stderr:
+        raise unittest.SkipTest("plimsoll was built without CUDA")
+
+
 class Peer(unittest.TestCase):
     def setUp(self):
         self.place = tempfile.TemporaryDirectory()
