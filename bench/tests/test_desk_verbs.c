@@ -2,6 +2,7 @@
 
 #include <criterion/criterion.h>
 
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,4 +109,53 @@ Test(desk_verbs, a_threshold_is_measured_in_real_workers)
     cr_expect_eq(run("threshold dq_rows --model " MODEL " --to 32 --sizes 3 --rounds 3 --cpu-threads 1 --no-draw -o ."), 0);
     cr_expect(output_has("the default, dq_rows"));
     cr_expect_eq(run("threshold dq_size --model " MODEL), 2);
+}
+
+/* The numbers of a safetensors file with one tensor; free(). */
+static float *read_numbers(const char *name, size_t expected)
+{
+    struct plim_err err = PLIM_ERR_INIT;
+    char path[64], *bytes;
+    uint64_t header_bytes;
+    size_t length;
+    float *numbers = calloc(expected, sizeof *numbers);
+
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    cr_assert_eq(plim_read_file(path, 1 << 20, &bytes, &length, &err), 0, "%s", err.message);
+    memcpy(&header_bytes, bytes, sizeof header_bytes);
+    cr_assert_eq(length, sizeof header_bytes + header_bytes + expected * sizeof *numbers);
+    memcpy(numbers, bytes + sizeof header_bytes + header_bytes, expected * sizeof *numbers);
+    free(bytes);
+    return numbers;
+}
+
+Test(desk_verbs, logits_are_the_same_in_one_call_and_token_by_token)
+{
+    enum { TOKENS = 5, VOCABULARY = 300 };
+    double difference = 0, size = 0;
+
+    cr_expect_eq(run("logits " MODEL " --ids 256,3,77,20,299 -o prompt"), 0);
+    cr_expect_eq(run("logits " MODEL " --ids 256,3,77,20,299 --token-by-token -o steps"), 0);
+    float *prompt = read_numbers("prompt", TOKENS * VOCABULARY), *steps = read_numbers("steps", TOKENS * VOCABULARY);
+    for (size_t i = 0; i < TOKENS * VOCABULARY; i++) {
+        difference += (prompt[i] - steps[i]) * (double)(prompt[i] - steps[i]);
+        size += steps[i] * (double)steps[i];
+    }
+    cr_expect_gt(size, TOKENS * VOCABULARY, "logits of this model vary by more than 1");
+    cr_expect_lt(difference, 1e-6 * size, "%g of %g", difference, size);
+    free(prompt);
+    free(steps);
+    cr_expect_eq(run("logits " MODEL " --ids 256,300 -o prompt"), 2);
+    cr_expect(output_has("id 300"));
+    cr_expect_eq(run("logits " MODEL " --ids 1,,2 -o prompt"), 2);
+    cr_expect(output_has("wanted up to"));
+    cr_expect_eq(run("logits " MODEL " --ids 1"), 2, "a file is needed");
+}
+
+Test(desk_verbs, a_suite_is_listed_with_all_that_its_cases_ask_for)
+{
+    cr_expect_eq(run("run smoke --list --json --case '*/decode*' --repeats 7"), 0);
+    cr_expect(output_has("\"workload\":\t\"decode\""));
+    cr_expect(output_has("\"model_directory\":"));
+    cr_expect(output_has("\"repeats\":\t7"));
 }
