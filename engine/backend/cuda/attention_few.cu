@@ -115,35 +115,54 @@ template <class E, int DIM, int LANES> struct cache_share {
 /* Queries as halves in shared memory, in the order of K's pairs; rows of DIM + 8 halves so that lanes meet no bank twice. */
 template <int DIM> static const int QUERY_STRIDE = DIM + 8;
 
-/* New keys and values of this head go into the cache; the block that owns position `past` does it before it loads. */
-template <int DIM> static __device__ void store_new(const attention_args &args, int head, int past)
-{
-    const int quads = DIM / 4, lane = threadIdx.x % 32;
-    uint8_t *key_row = (uint8_t *)args.keys + (size_t)past * args.key_format.row_bytes;
-    uint8_t *value_row = (uint8_t *)args.values + (size_t)past * args.value_format.row_bytes;
-    for (int base = 0; base < quads; base += THREADS) {
-        int index = base + (int)threadIdx.x;
-        bool active = index < quads;
-        int i = active ? index * 4 : 0;
-        quad k = quad_rope(args.k + head * DIM, args.cos_sin, i, DIM);
-        quad v = quad_load(args.v + head * DIM + i);
-        quad_encode(k, key_row, args.key_format, head * DIM + i, lane, active);
-        quad_encode(v, value_row, args.value_format, head * DIM + i, lane, active);
+/*
+ * What a block reads before it reads the cache, all of it at once: queries, rotated where they are not yet, and for the
+ * block that owns position `past` the new key and value of this head.
+ */
+template <int DIM, int N> struct fresh {
+    static const int QUADS = DIM / 4, ROUNDS = (8 * N * QUADS + THREADS - 1) / THREADS;
+    quad q[ROUNDS], k, v;
+
+    __device__ __forceinline__ void load(const attention_args &args, int head, int count, bool stores)
+    {
+#pragma unroll
+        for (int r = 0; r < ROUNDS; r++) {
+            int index = r * THREADS + (int)threadIdx.x, f = index / QUADS, i = index % QUADS * 4;
+            q[r] = quad{ { 0, 0, 0, 0 } };
+            if (f < count) {
+                const float *from = args.q + vector_offset(args, head, f);
+                q[r] = args.cos_sin ? quad_rope(from, args.cos_sin, i, DIM) : quad_load(from + i);
+            }
+        }
+        k = v = quad{ { 0, 0, 0, 0 } };
+        if (stores && (int)threadIdx.x < QUADS) {
+            int i = (int)threadIdx.x * 4;
+            k = quad_rope(args.k + head * DIM, args.cos_sin, i, DIM);
+            v = quad_load(args.v + head * DIM + i);
+        }
     }
+};
+
+/* The new key and value go into the cache. QUADS threads hold them. */
+template <int DIM, int N>
+static __device__ __forceinline__ void store_new(const attention_args &args, const fresh<DIM, N> &f, int head, int past)
+{
+    static_assert(DIM / 4 <= THREADS, "one quad a thread");
+    const bool active = (int)threadIdx.x < DIM / 4;
+    const int i = head * DIM + (active ? (int)threadIdx.x * 4 : 0), lane = threadIdx.x % 32;
+    quad_encode(f.k, (uint8_t *)args.keys + (size_t)past * args.key_format.row_bytes, args.key_format, i, lane, active);
+    quad_encode(f.v, (uint8_t *)args.values + (size_t)past * args.value_format.row_bytes, args.value_format, i, lane, active);
 }
 
 template <class K, int DIM, int N>
-static __device__ void load_queries(const attention_args &args, int head, int count, __half *queries)
+static __device__ __forceinline__ void store_queries(const attention_args &args, const fresh<DIM, N> &fresh, __half *queries)
 {
     const int quads = DIM / 4, lane = threadIdx.x % 32;
     int chunk = (int)args.key_format.chunk;
-    for (int base = 0; base < 8 * N * quads; base += THREADS) {
-        int index = base + (int)threadIdx.x, v = index / quads, i = index % quads * 4;
-        quad q = { { 0, 0, 0, 0 } };
-        if (v < count) {
-            const float *from = args.q + vector_offset(args, head, v);
-            q = args.cos_sin ? quad_rope(from, args.cos_sin, i, DIM) : quad_load(from + i);
-        }
+#pragma unroll
+    for (int r = 0; r < fresh.ROUNDS; r++) {
+        int index = r * THREADS + (int)threadIdx.x, v = index / quads, i = index % quads * 4;
+        quad q = fresh.q[r];
         if (chunk)
             q = quad_rotate(q, lane, chunk);
         if (v < 8 * N) {
@@ -173,6 +192,9 @@ __global__ void __launch_bounds__(THREADS) attention_few(attention_args args)
     cudaGridDependencySynchronize();
 #endif
     const int past = args.past_at ? (int)*args.past_at : args.past;
+    const bool stores = args.k && split == args.splits - 1;
+    fresh<DIM, N> fresh;
+    fresh.load(args, head, count, stores);
     const int end = past + args.rows;
     const int begin = args.window && past + 1 > args.window ? past + 1 - args.window : 0;
     /* Parts are whole blocks of keys, from the first block that anybody sees. */
@@ -180,9 +202,9 @@ __global__ void __launch_bounds__(THREADS) attention_few(attention_args args)
     const int from = first_block + (int)((long long)blocks * split / args.splits);
     const int to = first_block + (int)((long long)blocks * (split + 1) / args.splits);
 
-    if (args.k && split == args.splits - 1)
-        store_new<DIM>(args, head, past);
-    load_queries<K, DIM, N>(args, head, count, queries);
+    if (stores)
+        store_new<DIM, N>(args, fresh, head, past);
+    store_queries<K, DIM, N>(args, fresh, queries);
     __syncthreads();
 
     /* B fragments of Q^T: step s takes the lane's elements 4 s .. 4 s + 3. */
