@@ -212,6 +212,9 @@ int cuda_softcap(struct backend *backend, float *x, float cap, size_t n, struct 
 
 /* transfer.c: `upload` may return before the copy is done, but not before `host` has been read. */
 int cuda_upload(struct backend *backend, void *device, const void *host, size_t bytes, struct plim_err *err);
+/* step.cu: the same for a multiple of 4 bytes, at most so many, in one launch. */
+#define CUDA_SMALL_UPLOAD_BYTES ((size_t)1024)
+int cuda_upload_small(struct cuda *cuda, void *device, const void *host, size_t bytes, struct plim_err *err);
 int cuda_download(struct backend *backend, void *host, const void *device, size_t bytes, struct plim_err *err);
 
 int cuda_staging_open(struct backend *backend, struct plim_err *err);

@@ -34,6 +34,30 @@ static __global__ void set_position(struct cuda_step *step, uint32_t past)
     step->past = past;
 }
 
+/* ---- small uploads ---- */
+
+/* Bytes that go to the device as what a kernel is passed: no pinned piece, no event, and no change of engine. */
+struct small_upload {
+    uint32_t words[CUDA_SMALL_UPLOAD_BYTES / 4];
+};
+
+static __global__ void put_small(const __grid_constant__ struct small_upload from, uint32_t *to, unsigned words)
+{
+    cuda_let_next_start();
+    cuda_wait_for_previous();
+    if (threadIdx.x < words)
+        to[threadIdx.x] = from.words[threadIdx.x];
+}
+
+extern "C" int cuda_upload_small(struct cuda *cuda, void *device, const void *host, size_t bytes, struct plim_err *err)
+{
+    struct small_upload from;
+
+    memcpy(from.words, host, bytes);
+    return cuda_launch(cuda, "upload", err, put_small, dim3(1), dim3(CUDA_SMALL_UPLOAD_BYTES / 4), 0, from,
+                       (uint32_t *)device, (unsigned)(bytes / 4));
+}
+
 /* ---- scratch of operations ---- */
 
 extern "C" void *cuda_scratch_take(struct backend *backend, enum plim_tag tag, size_t bytes, struct plim_err *err)

@@ -98,6 +98,8 @@ int cuda_upload(struct backend *backend, void *device, const void *host, size_t 
     struct cuda *cuda = cuda_of(backend);
     struct cuda_piece piece;
 
+    if (bytes <= CUDA_SMALL_UPLOAD_BYTES && bytes > 0 && bytes % 4 == 0 && (uintptr_t)device % 4 == 0)
+        return cuda_upload_small(cuda, device, host, bytes, err);
     for (size_t done = 0, n; done < bytes; done += n) {
         n = plim_min(bytes - done, CUDA_PIECE_BYTES);
         if (cuda_staging_take(cuda, &piece, err) < 0)
