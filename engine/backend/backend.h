@@ -126,6 +126,13 @@ struct backend_ops {
                        size_t rows, float *const *y, struct plim_err *err);
 
     /*
+     * Optional: y = act(x gate (+ bias)) * (x up (+ bias)) for one row, at once. Returns 1, and has done nothing, when the
+     * backend has nothing better for these matrices than the parts; NULL: for none.
+     */
+    int (*linear_gated)(struct backend *backend, enum activation activation, const struct matrix *gate,
+                        const struct matrix *up, const float *x, float *y, struct plim_err *err);
+
+    /*
      * Optional, all four or none: parts of a decoder layer over many rows, with activations between them in a form of the
      * backend's own. They lie in `work`, device memory of the caller's, of *_work bytes (a multiple of 256) for so many rows;
      * 0: the backend takes these rows operation by operation. Linear scratch is then what halves_scratch says.

@@ -237,14 +237,29 @@ static int mlp_at_once(struct block *b, const struct layer *layer, float *work, 
     return add_branch(b, layer->norm[NORM_MLP_POST], err);
 }
 
+/* gate = act(x W_gate) * x W_up, x in `work`. */
+static int make_inner(struct block *b, const struct layer *layer, float *gate, float *up, struct plim_err *err)
+{
+    const struct model_config *c = b->config;
+    const struct matrix *const projections[] = { &layer->matrix[MATRIX_GATE], &layer->matrix[MATRIX_UP] };
+    int rc = 1;
+
+    if (b->rows == 1 && b->ops->linear_gated)
+        rc = b->ops->linear_gated(b->backend, c->activation, projections[0], projections[1], b->work, gate, err);
+    if (rc <= 0)
+        return rc;
+    if (project_many(b, projections, 2, b->work, (float *const[]){ gate, up }, err) < 0)
+        return -1;
+    return b->ops->act_mul(b->backend, c->activation, gate, up, b->rows * c->intermediate_size, err);
+}
+
 int block_mlp(struct block *b, const struct layer *layer, struct plim_err *err)
 {
     const struct model_config *c = b->config;
     struct block_works works = works_of(b, layer, b->rows);
     struct block_layout layout = block_layout(c, b->rows, &works);
-    size_t elements = b->rows * c->intermediate_size;
     float *gate = b->work + layout.mlp;
-    float *up = gate + activation_pad(elements);
+    float *up = gate + activation_pad(b->rows * c->intermediate_size);
 
     plim_pool_set_scope(b->backend->pool, layer->mlp_scope);
     if (works.mlp)
@@ -252,11 +267,7 @@ int block_mlp(struct block *b, const struct layer *layer, struct plim_err *err)
     if (block_norm(b, b->hidden, layer->norm[NORM_MLP], b->rows, c->hidden_size, b->work, err) < 0 ||
         listen(b, TAP_MLP_INPUT, b->work, c->hidden_size, err) < 0)
         return -1;
-    const struct matrix *const projections[] = { &layer->matrix[MATRIX_GATE], &layer->matrix[MATRIX_UP] };
-    if (project_many(b, projections, 2, b->work, (float *const[]){ gate, up }, err) < 0)
-        return -1;
-    if (b->ops->act_mul(b->backend, c->activation, gate, up, elements, err) < 0 ||
-        listen(b, TAP_MLP_INNER, gate, c->intermediate_size, err) < 0)
+    if (make_inner(b, layer, gate, up, err) < 0 || listen(b, TAP_MLP_INNER, gate, c->intermediate_size, err) < 0)
         return -1;
     return add_to_hidden(b, &layer->matrix[MATRIX_DOWN], layer->norm[NORM_MLP_POST], gate, NULL, err);
 }

@@ -349,6 +349,91 @@ Test(cuda_linear, results_repeat_to_the_bit)
     cuda_fixture_close(&f);
 }
 
+/* ---- one row ---- */
+
+/* More strips of columns than a block adds up at once, fewer rows than warps: and what runs ahead runs across strips. */
+Test(cuda_linear, one_row_through_many_strips)
+{
+    static const struct group_spec groups[][6] = {
+        { { 6, 32 }, { 5, 32 }, { 3, 64 }, { 0, 0 } },
+        { { 8, 320 }, { 6, 320 }, { 6, 32 }, { 3, 96 }, { 2, 32 }, { 0, 0 } },
+    };
+    struct cuda_fixture f;
+
+    cuda_fixture_open(&f);
+    for (size_t i = 0; i < 2; i++) {
+        struct layer layer;
+        struct matrix matrix;
+        layer_exl2(&layer, groups[i], i ? 9000 : 40000, 1.0f, i == 1, i);
+        init(&f, &matrix, &layer);
+        check_rows(&f, &layer, &matrix, 1, "many strips");
+        f.backend.ops->matrix_release(&f.backend, &matrix);
+        layer_free(&layer);
+    }
+    cuda_fixture_close(&f);
+}
+
+/* Gates against double precision; the two matrices have their widths at different rows, and one of them may have a bias. */
+static double activated(enum activation activation, double x)
+{
+    return activation == ACTIVATION_SILU ? x / (1 + exp(-x))
+                                         : 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+}
+
+static double dot(const struct layer *layer, const float *x, size_t n)
+{
+    double sum = layer->bias ? layer->bias[n] : 0;
+    for (size_t k = 0; k < layer->source.in_features; k++)
+        sum += (double)x[k] * layer->w[k * layer->shape.stored_out_features + n];
+    return sum;
+}
+
+static void check_gated(struct cuda_fixture *f, const struct group_spec *const *groups, size_t in, size_t out,
+                        enum activation activation)
+{
+    struct plim_err err = PLIM_ERR_INIT;
+    struct layer layer[2];
+    struct matrix matrix[2];
+    float *x = normal_floats(in, 1, out), *device_x = device_floats(f, x, in), *y = device_floats(f, NULL, out);
+    double off = 0, all = 0;
+
+    for (size_t i = 0; i < 2; i++) {
+        layer_exl2(&layer[i], groups[i], out, 1.0f, i == 1, in + i);
+        init(f, &matrix[i], &layer[i]);
+    }
+    cr_assert_eq(f->backend.ops->linear_gated(&f->backend, activation, &matrix[0], &matrix[1], device_x, y, &err), 0, "%s",
+                 err.message);
+    float *got = host_floats(f, y, out);
+    for (size_t n = 0; n < out; n++) {
+        double expected = activated(activation, dot(&layer[0], x, n)) * dot(&layer[1], x, n);
+        off += ((double)got[n] - expected) * ((double)got[n] - expected);
+        all += expected * expected;
+    }
+    cr_expect(sqrt(off / all) < 2 * HALF_ERROR, "%zu columns: relative error %g", out, sqrt(off / all));
+    free(got), free(x);
+    device_free(f, device_x), device_free(f, y);
+    for (size_t i = 0; i < 2; i++) {
+        f->backend.ops->matrix_release(&f->backend, &matrix[i]);
+        layer_free(&layer[i]);
+    }
+}
+
+Test(cuda_linear, gated_pairs)
+{
+    static const struct group_spec even[] = { { 4, 128 }, { 4, 128 }, { 4, 128 }, { 4, 128 }, { 4, 128 }, { 0, 0 } };
+    static const struct group_spec uneven[] = { { 8, 32 }, { 5, 96 }, { 4, 128 }, { 4, 256 }, { 3, 128 }, { 0, 0 } };
+    static const struct group_spec few[] = { { 6, 32 }, { 2, 64 }, { 0, 0 } }, others[] = { { 3, 96 }, { 0, 0 } };
+    struct cuda_fixture f;
+
+    cuda_fixture_open(&f);
+    check_gated(&f, (const struct group_spec *[]){ even, even }, 640, 1000, ACTIVATION_SILU);
+    check_gated(&f, (const struct group_spec *[]){ even, uneven }, 640, 9000, ACTIVATION_GELU_TANH);
+    check_gated(&f, (const struct group_spec *[]){ uneven, even }, 640, 75, ACTIVATION_SILU);
+    check_gated(&f, (const struct group_spec *[]){ few, others }, 96, 20000, ACTIVATION_SILU);
+    check_gated(&f, (const struct group_spec *[]){ others, few }, 96, 32, ACTIVATION_GELU_TANH);
+    cuda_fixture_close(&f);
+}
+
 /* ---- dense ---- */
 
 Test(cuda_linear, dense_of_every_type)

@@ -150,6 +150,7 @@ const struct backend_ops cuda_backend_ops = {
     .matrix_release = cuda_matrix_release,
     .linear = cuda_linear,
     .linear_many = cuda_linear_many,
+    .linear_gated = cuda_linear_gated,
     .norm_linear_work = cuda_norm_linear_work,
     .norm_linear = cuda_norm_linear,
     .mlp_work = cuda_mlp_work,

@@ -164,6 +164,8 @@ int cuda_linear(struct backend *backend, const struct matrix *matrix, const floa
                 bool accumulate, struct plim_err *err);
 int cuda_linear_many(struct backend *backend, const struct matrix *const *matrices, size_t count, const float *x,
                      size_t rows, float *const *y, struct plim_err *err);
+int cuda_linear_gated(struct backend *backend, enum activation activation, const struct matrix *gate,
+                      const struct matrix *up, const float *x, float *y, struct plim_err *err);
 size_t cuda_matrix_bytes(const struct linear_shape *shape, const struct plim_parameters *parameters);
 size_t cuda_matrix_host_bytes(const struct linear_shape *shape);
 struct matrix_loading cuda_matrix_loading(const struct linear_shape *shape);

@@ -215,6 +215,16 @@ static int fused_tile(struct cuda *cuda, struct linear_few *call, const float *x
 {
     struct fused_layout layout = fused_layout(call);
 
+    if (call->rows == 1) {
+        struct linear_one one = { .x = x, .matrix_count = call->matrix_count, .accumulate = call->accumulate,
+                                  .overlap = cuda->overlap_launches };
+        for (uint32_t i = 0; i < call->matrix_count; i++) {
+            one.matrix[i] = call->matrix[i];
+            one.y[i] = call->y[i];
+        }
+        if (linear_one_takes(&one, cuda->shared_bytes))
+            return cuda_check(linear_one(&one, cuda->stream), "multiplying packed weights", err);
+    }
     call->overlap = cuda->overlap_launches;
     call->counters = cuda->linear_counters;
     call->partial = workspace ? (float *)(void *)(workspace + layout.partial) : NULL;
@@ -360,6 +370,32 @@ int cuda_linear_many(struct backend *backend, const struct matrix *const *matric
         backend->counters.fused_calls++;
     }
     return fused_tile(cuda_of(backend), &few, x, NULL, err);
+}
+
+int cuda_linear_gated(struct backend *backend, enum activation activation, const struct matrix *gate,
+                      const struct matrix *up, const float *x, float *y, struct plim_err *err)
+{
+    const struct matrix *const matrices[] = { gate, up };
+    struct cuda *cuda = cuda_of(backend);
+    struct linear_one one = {
+        .x = x,
+        .y = { y },
+        .matrix_count = 2,
+        .gate = activation == ACTIVATION_GELU_TANH ? LINEAR_GATE_GELU_TANH : LINEAR_GATE_SILU,
+        .overlap = cuda->overlap_launches,
+    };
+
+    if (!go_together(matrices, 2) || gate->out_features != up->out_features)
+        return 1;
+    for (size_t i = 0; i < 2; i++)
+        one.matrix[i] = ((const struct cuda_matrix *)matrices[i]->impl)->tiles;
+    if (!linear_one_takes(&one, cuda->shared_bytes))
+        return 1;
+    for (size_t i = 0; i < 2; i++) {
+        backend->counters.weight_bytes_read += ((const struct cuda_matrix *)matrices[i]->impl)->stored_bytes;
+        backend->counters.fused_calls++;
+    }
+    return cuda_check(linear_one(&one, cuda->stream), "multiplying packed weights", err);
 }
 
 /* ---- prediction ---- */

@@ -131,6 +131,27 @@ struct linear_few_scratch linear_few_scratch(const struct linear_few *call);
 
 cudaError_t linear_few(const struct linear_few *call, cudaStream_t stream);
 
+/* ---- one row ---- */
+
+/*
+ * y[m] = x W[m] (+ bias) for up to three matrices that share in_features, or added to y[m].
+ * With a gate, for two matrices with the same out_features: y[0] = act(x W[0]) * x W[1].
+ */
+enum linear_gate { LINEAR_GATE_NONE, LINEAR_GATE_SILU, LINEAR_GATE_GELU_TANH };
+struct linear_one {
+    struct linear_tiles matrix[LINEAR_MAX_MATRICES];
+    float *y[LINEAR_MAX_MATRICES];
+    const float *x;                  /* [in_features], 16-byte aligned */
+    uint32_t matrix_count;
+    enum linear_gate gate;
+    bool accumulate;
+    bool overlap;                    /* may start while kernels before it run (compute capability 9.0) */
+};
+
+/* Whether the matrices are such that linear_one can take them, where a block may have so much shared memory. */
+bool linear_one_takes(const struct linear_one *call, size_t shared_bytes);
+cudaError_t linear_one(const struct linear_one *call, cudaStream_t stream);
+
 /* ---- many rows ---- */
 
 /*
