@@ -119,6 +119,8 @@ class Peer(unittest.TestCase):
         self.assertEqual(len(prefill["metrics"]["prefill_tokens_per_s"]["samples"]), 3)
         self.assertEqual(len(decode["metrics"]["token_time_ns"]["samples"]), 15)
         self.assertEqual(len(load["metrics"]["first_logits_time_ns"]["samples"]), 3)
+        self.assertEqual([len(case["metrics"].get("load_time_ns", {"samples": []})["samples"]) for case in result["cases"]],
+                         [1, 1, 0, 1, 3], "the first decode takes over the prompt's model")
 
     def test_its_result_is_one_that_plimsoll_reads_and_compares(self):
         _, result = self.run_suite()
