@@ -89,7 +89,7 @@ static const struct metric_row rows[] = {
     /* the output itself */
     { "output_digest", "", METRIC_EXACT, DIRECTION_NONE, "digest of the greedy token ids" },
     { "logits_digest", "", METRIC_EXACT, DIRECTION_NONE, "digest of the logits' bits, for one ISA, BLAS core and thread count" },
-    { "quantised_digest", "", METRIC_EXACT, DIRECTION_NONE, "digest of the quantised tensors, for one ISA and BLAS core" },
+    { "quantised_digest", "", METRIC_EXACT, DIRECTION_NONE, "digest of the quantised tensors, for one ISA and BLAS core, or card" },
     { "perplexity", "", METRIC_BOUNDED, DIRECTION_LOWER, "exp of the mean negative log-likelihood" },
     { "reference_perplexity", "", METRIC_BOUNDED, DIRECTION_NONE, "the same of the dense model" },
     { "perplexity_excess", "", METRIC_BOUNDED, DIRECTION_LOWER, "perplexity over reference_perplexity, less 1" },

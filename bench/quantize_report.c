@@ -2,7 +2,9 @@
 
 #include <stdio.h>
 
+#include "gpu_case.h"
 #include "metrics.h"
+#include "plimsoll/cpu.h"
 
 static int report_of_phase(struct model_run *m, const char *format_before, int phase, const char *after, double value,
                            struct plim_err *err)
@@ -80,8 +82,15 @@ uint64_t stopwatch_planted_ns(const struct stopwatch *spent, uint64_t worked_ns)
 int report_quantised_digest(struct model_run *m, const char *digest, struct plim_err *err)
 {
     struct metric *metric = metric_of_case(&m->run->report, "quantised_digest", err);
-    char key[80];
+    struct plim_err ignored = PLIM_ERR_INIT;
+    enum plim_isa isa = PLIM_ISA_PORTABLE;
+    char key[256], card[160];
 
     kernels_key(key, sizeof key);
+    if (gpu_case_is_cuda(m)) {
+        plim_isa_select(&isa, &ignored);
+        gpu_case_key(m, card, sizeof card);
+        snprintf(key, sizeof key, "%s/%s", card, plim_isa_name(isa));
+    }
     return metric ? metric_set_text(metric, digest, key, err) : -1;
 }
