@@ -72,7 +72,7 @@ struct ab_case {
     bool confirmed, out_of_time;
     enum ab_suspicion suspicion;
     struct ab_evidence evidence;             /* what the verdict rests on */
-    double p;                                /* corrected; 1 when not confirmed */
+    double p_slower, p_faster;               /* corrected; 1 when not confirmed */
     double mann_whitney_p;                   /* for readers only */
     enum verdict verdict;                    /* of the timing */
 };

@@ -105,18 +105,18 @@ size_t ab_enough_pairs(const struct ab_evidence *fresh, enum ab_suspicion suspec
     return whole_pairs(times * times * (double)fresh->pairs, fresh->pairs, plim_min(twice, rules->confirm_most));
 }
 
-enum verdict ab_verdict(const struct ab_evidence *evidence, enum ab_suspicion suspected, double p, double min_effect,
+enum verdict ab_verdict(const struct ab_evidence *evidence, double p_slower, double p_faster, double min_effect,
                         const struct ab_rules *rules)
 {
     double slowdown = evidence->slowdown.estimate;
 
-    if (suspected != AB_CLEAR && suspected != AB_FASTER && p <= rules->alpha) {
+    if (p_slower <= rules->alpha) {
         if (slowdown >= 1 + min_effect)
             return VERDICT_FAIL;
         if (slowdown >= 1 + rules->screen_effects * min_effect)
             return VERDICT_WARN;
     }
-    if (suspected == AB_FASTER && p <= rules->alpha && slowdown <= 1 / (1 + min_effect))
+    if (p_faster <= rules->alpha && slowdown <= 1 / (1 + min_effect))
         return VERDICT_IMPROVED;
     return evidence->slowdown.high < pass_limit(min_effect, rules) ? VERDICT_PASS : VERDICT_INCONCLUSIVE;
 }

@@ -78,10 +78,11 @@ size_t ab_enough_pairs(const struct ab_evidence *fresh, enum ab_suspicion suspec
 size_t ab_fewest_pairs(size_t candidates, const struct ab_rules *rules);
 
 /*
- * The verdict. `evidence` is the confirming stage's where the case was `suspected` and confirmed, with `p` its
- * corrected p value in the suspected direction; else the screening's, and 1.
+ * The verdict. `evidence` is the confirming stage's, with p values in both directions, corrected for all that was confirmed
+ * together; of a case that wasn't confirmed the screening's, and 1. Which direction screening pointed to doesn't matter: on a
+ * restless machine eight pairs of something slower may look faster.
  */
-enum verdict ab_verdict(const struct ab_evidence *evidence, enum ab_suspicion suspected, double p, double min_effect,
+enum verdict ab_verdict(const struct ab_evidence *evidence, double p_slower, double p_faster, double min_effect,
                         const struct ab_rules *rules);
 
 #endif

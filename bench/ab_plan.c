@@ -15,7 +15,7 @@ int ab_judge_screening(struct ab_case *c, const struct ab_rules *rules, struct p
     if (ab_evidence(pairs->log_ratios, pairs->count, rules->screen_level, &c->evidence, err) < 0)
         return -1;
     c->suspicion = *c->metric && !c->broken && pairs->count ? ab_screen(&c->evidence, c->min_effect, rules) : AB_CLEAR;
-    c->p = 1;
+    c->p_slower = c->p_faster = 1;
     return 0;
 }
 
@@ -121,14 +121,8 @@ int ab_plan_more(struct ab_case *cases, size_t count, uint64_t left_ns, const st
 
 /* ---- verdicts ---- */
 
-/* The p value in the direction that the screening pointed to; undecided cases are asked whether they are slower. */
-static double suspected_p(const struct ab_case *c)
-{
-    return c->suspicion == AB_FASTER ? c->evidence.p_faster : c->evidence.p_slower;
-}
-
-/* One family of tests: what was confirmed together. */
-static int correct_p(struct ab_case *cases, size_t count, struct plim_err *err)
+/* What was confirmed together is one family of tests in each direction. */
+static int correct_p(struct ab_case *cases, size_t count, bool faster, struct plim_err *err)
 {
     double *p = heap_calloc(count, sizeof *p, err);
     size_t candidates = 0;
@@ -138,12 +132,12 @@ static int correct_p(struct ab_case *cases, size_t count, struct plim_err *err)
         return -1;
     for (size_t i = 0; i < count; i++)
         if (cases[i].confirmed)
-            p[candidates++] = suspected_p(&cases[i]);
+            p[candidates++] = faster ? cases[i].evidence.p_faster : cases[i].evidence.p_slower;
     rc = holm_adjust(p, candidates, p, err);
     candidates = 0;
     for (size_t i = 0; i < count && rc == 0; i++)
         if (cases[i].confirmed)
-            cases[i].p = p[candidates++];
+            *(faster ? &cases[i].p_faster : &cases[i].p_slower) = p[candidates++];
     free(p);
     return rc;
 }
@@ -158,7 +152,7 @@ int ab_settle(struct ab_case *cases, size_t count, const struct ab_rules *rules,
             ab_evidence(fresh->log_ratios, fresh->count, rules->confirm_level, &cases[i].evidence, err) < 0)
             return -1;
     }
-    if (correct_p(cases, count, err) < 0)
+    if (correct_p(cases, count, false, err) < 0 || correct_p(cases, count, true, err) < 0)
         return -1;
     for (size_t i = 0; i < count; i++) {
         struct ab_case *c = &cases[i];
@@ -166,7 +160,7 @@ int ab_settle(struct ab_case *cases, size_t count, const struct ab_rules *rules,
 
         if (!*c->metric || c->broken)
             continue;
-        c->verdict = ab_verdict(&c->evidence, c->suspicion, c->p, c->min_effect, rules);
+        c->verdict = ab_verdict(&c->evidence, c->p_slower, c->p_faster, c->min_effect, rules);
         if (mann_whitney_p(pairs->values[AB_A], pairs->count, pairs->values[AB_B], pairs->count, &c->mann_whitney_p,
                            err) < 0)
             return -1;

@@ -89,7 +89,7 @@ static cJSON *timing_to_json(const struct ab_case *c)
     add_number(object, "spread", c->evidence.spread);
     add_number(object, "p_slower", c->evidence.p_slower);
     add_number(object, "p_faster", c->evidence.p_faster);
-    add_number(object, "p_corrected", c->p);
+    add_number(object, "p_corrected", fmin(c->p_slower, c->p_faster));
     add_number(object, "p_mann_whitney", c->mann_whitney_p);
     add_number(object, "replaced_pairs", (double)c->replaced);
     add_number(object, "disturbed_pairs", (double)c->disturbed);

@@ -47,7 +47,7 @@ void ab_describe(const struct ab_case *c, char *text, size_t size)
             used += (size_t)append(text, size, used, "; %.1f%% slower would have been seen",
                                    100 * fmax(0, e->slowdown.high - 1));
     } else if (c->confirmed) {
-        used += (size_t)append(text, size, used, ", p %.2g", c->p);
+        used += (size_t)append(text, size, used, ", p %.2g", fmin(c->p_slower, c->p_faster));
     }
     used += (size_t)append(text, size, used, "; %zu pairs, noise %.1f%%", e->pairs, 100 * e->spread);
     if (c->out_of_time)

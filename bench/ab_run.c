@@ -222,7 +222,20 @@ static int confirm_further(struct run *run, uint64_t limit_ns, struct plim_err *
     }
 }
 
-/* Controls are a family of their own: they must not make the suite's tests stricter. */
+/*
+ * What is planted is no suspicion: the slowdown is always confirmed, however screening went, and is a family of its own,
+ * which must not make the suite's tests stricter. The page needs no timing.
+ */
+static void suspect_controls(struct ab_report *report)
+{
+    struct ab_case *controls = report->cases + report->case_count;
+
+    if (!report->control_count)
+        return;
+    controls[AB_CONTROL_DELAY].suspicion = controls[AB_CONTROL_DELAY].broken ? AB_CLEAR : AB_SLOWER;
+    controls[AB_CONTROL_PAGE].suspicion = AB_CLEAR;
+}
+
 static int confirm(struct run *run, struct plim_err *err)
 {
     const struct ab_rules *rules = &run->options->rules;
@@ -232,6 +245,7 @@ static int confirm(struct run *run, struct plim_err *err)
     /* The plan fits the budget if pairs take as long as before; a quarter more is let pass. */
     uint64_t limit_ns = run->budget_ns + run->budget_ns / 4;
 
+    suspect_controls(report);
     ab_plan_confirmation(report->cases, report->case_count, run->budget_ns > spent ? run->budget_ns - spent : 0, rules);
     ab_plan_confirmation(controls, report->control_count, UINT64_MAX, rules);
     if (run_stage(run, AB_CONFIRM, limit_ns, err) < 0 || confirm_further(run, limit_ns, err) < 0)

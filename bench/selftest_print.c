@@ -124,6 +124,7 @@ char *selftest_json(const struct selftest *selftest, struct plim_err *err)
     cJSON_AddNumberToObject(root, "recorded_spread",
                             selftest->recorded_count ? robust_deviation(selftest->recorded, selftest->recorded_count) : 0);
     cJSON_AddNumberToObject(root, "recorded_pair_spread", pair_spread(selftest));
+    cJSON_AddItemToObject(root, "recorded", cJSON_CreateDoubleArray(selftest->recorded, (int)selftest->recorded_count));
     text = cJSON_Print(root);
     cJSON_Delete(root);
     if (!text)

@@ -120,25 +120,22 @@ int baseline_allow_verb(int argc, char **argv)
 
 /* ---- prune ---- */
 
-/* The suite that a baseline's file is named after; *known is false where there is none any more. */
-static int read_suite(struct suite *suite, const char *path, bool *known, struct plim_err *err)
+/* The suite that a baseline is of. *why_not says why it cannot be had: it is gone, or needs what this build is without. */
+static int read_suite(struct suite *suite, const char *path, struct plim_err *why_not, struct plim_err *err)
 {
     struct result baseline = { 0 };
-    struct plim_err missing = PLIM_ERR_INIT;
-    char *suite_path = NULL;
-    int rc = -1;
+    char *suite_path;
 
     if (result_read(&baseline, path, err) < 0)
         return -1;
-    suite_path = suite_locate(baseline.suite_name, &missing);
-    *known = suite_path != NULL;
-    if (*known || missing.kind == PLIM_ERR_INPUT)
-        rc = *known ? suite_read(suite, suite_path, err) : 0;
-    else
-        plim_err_set(err, missing.kind, "%s", missing.message);
+    suite_path = suite_locate(baseline.suite_name, why_not);
+    if (suite_path)
+        suite_read(suite, suite_path, why_not);
     free(suite_path);
     result_release(&baseline);
-    return rc;
+    return why_not->kind == PLIM_ERR_NONE || why_not->kind == PLIM_ERR_INPUT
+               ? 0
+               : plim_err_set(err, why_not->kind, "%s", why_not->message);
 }
 
 static int prune_file(void *context, const char *path, struct plim_err *err)
@@ -148,13 +145,13 @@ static int prune_file(void *context, const char *path, struct plim_err *err)
     struct baseline_upkeep done;
     struct suite suite = { 0 };
     const char **ids = NULL;
-    bool known = false;
+    struct plim_err why_not = PLIM_ERR_INIT;
     int rc = -1;
 
-    if (read_suite(&suite, path, &known, err) < 0)
+    if (read_suite(&suite, path, &why_not, err) < 0)
         goto out;
-    if (!known) {
-        printf("%s: its suite is not here; left as it is\n", path);
+    if (why_not.kind != PLIM_ERR_NONE) {
+        printf("%s: left as it is: %s\n", path, why_not.message);
         rc = 0;
         goto out;
     }

@@ -97,16 +97,15 @@ Test(ab_judge, verdicts)
                        faster = around(-0.05, 16);
     struct ab_evidence vague = around(0.02, 3);
 
-    cr_expect_eq(ab_verdict(&five, AB_SLOWER, 0.001, 0.03, &rules), VERDICT_FAIL);
-    cr_expect_eq(ab_verdict(&five, AB_UNDECIDED, 0.001, 0.03, &rules), VERDICT_FAIL);
-    cr_expect_eq(ab_verdict(&five, AB_SLOWER, 0.02, 0.03, &rules), VERDICT_INCONCLUSIVE);   /* p above alpha */
-    cr_expect_eq(ab_verdict(&five, AB_SLOWER, 0.001, 0.15, &rules), VERDICT_PASS);          /* 15% are allowed */
-    cr_expect_eq(ab_verdict(&two, AB_SLOWER, 0.001, 0.03, &rules), VERDICT_WARN);
-    cr_expect_eq(ab_verdict(&two, AB_SLOWER, 0.5, 0.03, &rules), VERDICT_PASS);
-    cr_expect_eq(ab_verdict(&same, AB_CLEAR, 1, 0.03, &rules), VERDICT_PASS);
-    cr_expect_eq(ab_verdict(&faster, AB_FASTER, 0.001, 0.03, &rules), VERDICT_IMPROVED);
-    cr_expect_eq(ab_verdict(&faster, AB_FASTER, 0.02, 0.03, &rules), VERDICT_PASS);
-    cr_expect_eq(ab_verdict(&vague, AB_UNDECIDED, 1, 0.03, &rules), VERDICT_INCONCLUSIVE);
+    cr_expect_eq(ab_verdict(&five, 0.001, 1, 0.03, &rules), VERDICT_FAIL);
+    cr_expect_eq(ab_verdict(&five, 0.02, 1, 0.03, &rules), VERDICT_INCONCLUSIVE);   /* p above alpha */
+    cr_expect_eq(ab_verdict(&five, 0.001, 1, 0.15, &rules), VERDICT_PASS);          /* 15% are allowed */
+    cr_expect_eq(ab_verdict(&two, 0.001, 1, 0.03, &rules), VERDICT_WARN);
+    cr_expect_eq(ab_verdict(&two, 0.5, 1, 0.03, &rules), VERDICT_PASS);
+    cr_expect_eq(ab_verdict(&same, 1, 1, 0.03, &rules), VERDICT_PASS);
+    cr_expect_eq(ab_verdict(&faster, 1, 0.001, 0.03, &rules), VERDICT_IMPROVED);
+    cr_expect_eq(ab_verdict(&faster, 1, 0.02, 0.03, &rules), VERDICT_PASS);
+    cr_expect_eq(ab_verdict(&vague, 1, 1, 0.03, &rules), VERDICT_INCONCLUSIVE);
 }
 
 /* ---- the watch ---- */
