@@ -32,7 +32,7 @@ static void put_data(FILE *out, const struct series *s, double scale)
             fputc('\n', out);   /* breaks the line of levels */
             level = s->changes.items[next++].after;
         }
-        fprintf(out, "%zu\t%.9g\t%.9g\t%.12s\n", i, s->points[i].value / scale, level / scale, s->points[i].revision);
+        fprintf(out, "%zu\t%.9g\t%.9g\t%.8s\n", i, s->points[i].value / scale, level / scale, s->points[i].revision);
     }
 }
 
@@ -60,7 +60,7 @@ static void put_preamble(FILE *out, const struct series *s, const char *name, co
             snprintf(text, sizeof text, "%+.1f%%", 100 * (c->after / c->before - 1));
         fprintf(out, "change_text[%zu] = ", i + 1);
         char label[260];
-        snprintf(label, sizeof label, "%.10s  %s", s->points[c->index].revision, text);
+        snprintf(label, sizeof label, "%.8s  %s", s->points[c->index].revision, text);
         put_quoted(out, label);
         fputc('\n', out);
     }

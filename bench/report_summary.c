@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <time.h>
 
 #include "format.h"
 #include "markup.h"
@@ -140,6 +141,18 @@ static void put_outcomes(FILE *out, const struct result *result)
     fputs("</ul>\n", out);
 }
 
+/* "2026-11-24T07:30:00Z" as "24 Nov 2026, 07:30 UTC"; what is no such time as it is. */
+static void put_time(FILE *out, const char *utc)
+{
+    struct tm time = { 0 };
+    char text[40];
+    const char *end = strptime(utc, "%Y-%m-%dT%H:%M:%SZ", &time);
+    if (!end || *end || !strftime(text, sizeof text, "%e %b %Y, %H:%M UTC", &time))
+        markup_put(out, utc);
+    else
+        fputs(text + (*text == ' '), out);
+}
+
 void report_summary(const struct report_input *input, FILE *out)
 {
     const struct comparison *c = input->comparison;
@@ -147,7 +160,7 @@ void report_summary(const struct report_input *input, FILE *out)
     markup_put(out, input->result->suite_name);
     if (input->result->started_utc) {
         fputs(" · ", out);
-        markup_put(out, input->result->started_utc);
+        put_time(out, input->result->started_utc);
     }
     const struct fact *revision = facts_find(&input->result->recorded, "git_revision");
     if (revision && revision->text) {

@@ -1,6 +1,7 @@
 /* Memory over time, by tag, of the cases that have a trace: stacked areas, and who held the peak. */
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,8 +59,8 @@ static double tag_bytes(const struct plim_pool_usage *held, int tag)
     return tag == PLIM_TAG_WEIGHTS_MAPPED ? 0 : (double)held->bytes[tag];
 }
 
-/* One tag's band between what lies below it and its own bytes; `below` is moved up. */
-static void put_band(FILE *out, const struct slices *slices, int tag, const struct svg_axis *x,
+/* One tag's band between what lies below it and its own bytes; `below` is moved up. Whether there is any of it. */
+static bool put_band(FILE *out, const struct slices *slices, int tag, const struct svg_axis *x,
                      const struct svg_axis *y, double below[SLICES])
 {
     struct svg_point points[2 * SLICES];
@@ -74,6 +75,7 @@ static void put_band(FILE *out, const struct slices *slices, int tag, const stru
     snprintf(class, sizeof class, "g%d", tag % 12);
     if (any)
         svg_polygon(out, points, 2 * SLICES, class, plim_tag_name((enum plim_tag)tag));
+    return any;
 }
 
 static void put_axes(FILE *out, const struct svg_axis *x, const struct svg_axis *y, uint64_t duration_ns)
@@ -112,7 +114,9 @@ static void put_holders(FILE *out, const struct trace_peak *peak)
     fputs(".</p>\n", out);
 }
 
-static int put_trace(FILE *out, const struct result_case *c, const char *path, struct plim_err *err)
+/* `used` collects the tags that the legend must have. */
+static int put_trace(FILE *out, const struct result_case *c, const char *path, bool used[PLIM_TAG_COUNT],
+                     struct plim_err *err)
 {
     struct slices *slices = heap_calloc(1, sizeof *slices, err);
     struct trace_peak peak = { 0 };
@@ -128,7 +132,7 @@ static int put_trace(FILE *out, const struct result_case *c, const char *path, s
     svg_begin(out, REPORT_CHART_WIDTH, HEIGHT, "memory over time, by tag");
     put_axes(out, &x, &y, peak.duration_ns);
     for (int tag = 0; tag < PLIM_TAG_COUNT; tag++)
-        put_band(out, slices, tag, &x, &y, below);
+        used[tag] |= put_band(out, slices, tag, &x, &y, below);
     svg_end(out);
     put_holders(out, &peak);
     fputs("</figure>\n", out);
@@ -140,38 +144,57 @@ out:
     return rc;
 }
 
-static void put_heading(FILE *out)
+static void put_heading(FILE *out, const bool used[PLIM_TAG_COUNT])
 {
     fputs("<h2>Memory over time</h2>\n<p>Requested bytes on the fast tier by tag, over the first measured repeat of a "
           "case.</p>\n<ul class=\"legend\">",
           out);
     for (int tag = 0; tag < PLIM_TAG_COUNT; tag++) {
-        if (tag != PLIM_TAG_WEIGHTS_MAPPED)
+        if (used[tag])
             fprintf(out, "<li><i class=\"g%d\"></i>%s</li>", tag % 12, plim_tag_name((enum plim_tag)tag));
     }
-    fputs("</ul>\n<div class=\"charts\">\n", out);
+    fputs("</ul>\n", out);
 }
 
-int report_traces(const struct report_input *input, FILE *out, struct plim_err *err)
+/* Twice over the cases: those with news first. *shown counts the charts. */
+static int put_traces(FILE *out, const struct report_input *input, bool used[PLIM_TAG_COUNT], size_t *shown,
+                      struct plim_err *err)
 {
-    size_t shown = 0;
     int rc = 0;
-    if (!input->trace_directory)
-        return 0;
-    /* Twice: cases with news first. */
     for (int pass = 0; pass < 2; pass++) {
-        for (size_t i = 0; i < input->result->case_count && shown < TRACE_CASES && rc == 0; i++) {
+        for (size_t i = 0; i < input->result->case_count && *shown < TRACE_CASES && rc == 0; i++) {
             const struct result_case *c = &input->result->cases[i];
             bool news = report_case_verdict(input, c) >= VERDICT_STALE;
             char *path = news == (pass == 0) ? runner_trace_path(input->trace_directory, c->id, err) : NULL;
             if (path && plim_path_exists(path)) {
-                if (shown++ == 0)
-                    put_heading(out);
-                rc = put_trace(out, c, path, err);
+                ++*shown;
+                rc = put_trace(out, c, path, used, err);
             }
             free(path);
         }
     }
-    fputs(shown ? "</div>\n" : "", out);
+    return rc;
+}
+
+/* The charts are made first: they show what the legend above them needs. */
+int report_traces(const struct report_input *input, FILE *out, struct plim_err *err)
+{
+    bool used[PLIM_TAG_COUNT] = { false };
+    char *charts = NULL;
+    size_t size, shown = 0;
+    int rc;
+    if (!input->trace_directory)
+        return 0;
+    FILE *stream = open_memstream(&charts, &size);
+    if (!stream)
+        return plim_err_set(err, PLIM_ERR_MEMORY, "out of memory for charts of memory over time");
+    rc = put_traces(stream, input, used, &shown, err);
+    if (fclose(stream) != 0 && rc == 0)
+        rc = plim_err_set(err, PLIM_ERR_MEMORY, "out of memory for charts of memory over time");
+    if (rc == 0 && shown) {
+        put_heading(out, used);
+        fprintf(out, "<div class=\"charts\">\n%s</div>\n", charts);
+    }
+    free(charts);
     return rc;
 }

@@ -13,7 +13,7 @@ set xrange [-1 : points]
 set grid ytics lt 1 lc rgb grid_color lw 1
 set ylabel unit
 set xlabel 'commits, oldest first'
-every = ceil(points / 12.0)
+every = ceil(points / 11.0)   # of 8 characters each, beside each other
 unset key
 set tmargin 5
 set rmargin 4
