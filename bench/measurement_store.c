@@ -81,9 +81,11 @@ static int add_program(XXH3_state_t *state, struct plim_err *err)
     return rc;
 }
 
-static int make_key(const struct plim_quantize_options *o, const char *model, uint64_t *key, struct plim_err *err)
+static int make_key(const struct plim_quantize_options *o, const struct plim_parameters *parameters, const char *model,
+                    uint64_t *key, struct plim_err *err)
 {
-    uint64_t shape[4] = { o->measurement_rows, o->measurement_length, o->seed, o->as_exllamav2 };
+    uint64_t shape[5] = { o->measurement_rows, o->measurement_length, o->seed, o->as_exllamav2,
+                          (uint64_t)parameters->count[PLIM_BACKEND] };
     XXH3_state_t *state = XXH3_createState();
     int rc = -1;
 
@@ -125,7 +127,7 @@ static int measure(const struct plim_quantize_options *options, const struct pli
     unbounded.count[PLIM_MEMORY_BUDGET] = 0;   /* which no bit of it depends on */
     o.measure_only = true;
     o.job_directory = JOB;
-    if (plim_engine_open(&engine, "cpu", &unbounded, NULL, err) < 0)
+    if (plim_engine_open(&engine, NULL, &unbounded, NULL, err) < 0)
         return -1;
     rc = plim_quantize(engine, &o, NULL, err);
     plim_engine_close(engine);
@@ -153,7 +155,7 @@ char *measurement_store_get(const struct plim_quantize_options *options, const s
 
     if (!model)
         plim_err_errno(err, "model %s", options->model_directory);
-    else if (make_key(options, model, &key, err) == 0)
+    else if (make_key(options, parameters, model, &key, err) == 0)
         path = make_path(model, key, err);
     if (path && (plim_path_exists(path) || (measure(options, parameters, err) == 0 && keep(path, err) == 0)))
         rc = 0;

@@ -4,9 +4,9 @@
 /*
  * Measurements of the quantizer that several cases share: a model is measured once, and then quantised at many targets.
  *
- * They are kept in `.measurements` beside the model's directory, under a name that tells what they were made from: the model's
- * files (sizes and times), the calibration, the shape of the rows, the seed, the method, instruction set and BLAS core, and the program
- * itself, byte for byte: another build measures for itself.
+ * They are kept in `.measurements` beside the model's directory, under a name that tells what they were made from: the
+ * model's files (sizes and times), the calibration, the shape of the rows, the seed, the method, the backend, instruction
+ * set and BLAS core, and the program itself, byte for byte: another build measures for itself.
  */
 
 #include "plimsoll/err.h"

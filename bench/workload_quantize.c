@@ -281,7 +281,7 @@ static int evaluate(struct quantize_run *q, struct plim_err *err)
 
     parameters.count[PLIM_MEMORY_BUDGET] = 0;
     q->run->references->other_models = true;
-    if (plim_engine_open(&engine, "cpu", &parameters, NULL, err) < 0 ||
+    if (plim_engine_open(&engine, NULL, &parameters, NULL, err) < 0 ||
         open_model(&dense, engine, MODEL, window, err) < 0 || open_model(&quantised, engine, OUTPUT, window, err) < 0 ||
         read_ids(q, dense.model, &ids, &count, err) < 0 ||
         plim_divergence(quantised.session, dense.session, ids, count, window, &divergence, err) < 0)

@@ -34,6 +34,16 @@ struct group_scales {
     float scale_unit;        /* h(scale_max / 256), widened */
 };
 
+/* C [m, n] = beta C + alpha op(A) B, fp32, row-major, device. op(A) is [m, k]; a transposed A is stored [k, m]. */
+struct matrix_product {
+    bool transpose_a;
+    size_t m, n, k;
+    float alpha, beta;
+    const float *a, *b;
+    float *c;
+    size_t a_stride, b_stride, c_stride;
+};
+
 struct quantize_ops {
     /* Upper triangle of h [K, K] += x^T x; x [rows, K]; both device. What lies below the diagonal is undefined then. */
     int (*hessian_add)(struct backend *backend, float *h, const float *x, size_t rows, size_t in_features,
@@ -101,6 +111,9 @@ struct quantize_ops {
     /* Codes and levels of one group as they are stored: q_weight [rows * bits / 32, N], q_scale [N / 8], both device. */
     int (*pack_group)(struct backend *backend, const uint8_t *codes, const uint8_t *levels, size_t rows,
                       size_t out_features, unsigned bits, uint32_t *q_weight, uint32_t *q_scale, struct plim_err *err);
+
+    /* The same sums for any number of threads. */
+    int (*multiply)(struct backend *backend, const struct matrix_product *product, struct plim_err *err);
 
     /* Returns when all that was asked for is done. NULL: an operation is done when it returns. */
     int (*wait)(struct backend *backend, struct plim_err *err);

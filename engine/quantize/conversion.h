@@ -5,6 +5,7 @@
 
 #include "block_run.h"
 #include "calibration.h"
+#include "drift.h"
 #include "job.h"
 #include "meter.h"
 #include "plimsoll/json.h"
@@ -28,6 +29,7 @@ struct conversion {
     /* One stage's rows at a time. */
     struct block_run run;
     struct states current, target;            /* inputs of the block that is next; its outputs */
+    struct states dense;                      /* what the dense model has there; unopened: drift is not made up for */
 
     size_t block_count;                       /* 2 a layer: attention, MLP, attention, ... */
     int *choice;                              /* [block_count] option of each */
@@ -46,6 +48,8 @@ void conversion_progress_part(struct conversion *c, const char *what, size_t don
 
 /* Opens run and both sets of states for a stage's rows, and embeds the tokens into `current`. */
 int conversion_rows_open(struct conversion *c, const struct calibration_rows *rows, struct plim_err *err);
+/* After it: opens `dense`, with the same states. conversion_rows_close closes it too. */
+int conversion_dense_open(struct conversion *c, struct plim_err *err);
 void conversion_rows_close(struct conversion *c);
 
 /* ---- blocks ---- */
@@ -64,6 +68,7 @@ struct module {
     struct layer *layer;                      /* of the model, loaded */
     struct layer quantised;                   /* the same with quantised matrices */
     struct hessian input, inner;              /* of all matrices but the last; of the last */
+    struct drift input_drift, output_drift;   /* of the input; of the block's output, for the last matrix */
     enum plim_tier input_tier, inner_tier, weights_tier;
     bool drops_weights;                       /* the layer's own weights go once the rows have run */
     bool one_at_work;                         /* of the two Hessians, the other waits in the slow tier */
@@ -82,15 +87,30 @@ void module_close(struct module *m);
 
 /*
  * Runs the block as it is over all rows of `current`, its outputs going to `target`; with `collect`, accumulates both
- * Hessians. NaN or infinity in an output is an error that names block and row.
+ * Hessians, but with `dense` states the input's only, and how far it has drifted. NaN or infinity in an output is an error
+ * that names block and row.
  */
 int module_reference(struct module *m, bool collect, struct plim_err *err);
 
-/* Orders the features of both Hessians and, unless rounding to nearest, factors them. */
+/* Runs the block as it is over the dense model's states, which become its outputs. Nothing without them. */
+int module_dense(struct module *m, struct plim_err *err);
+
+/*
+ * After module_dense, with all matrices but the last quantised in m->quantised: accumulates the inner Hessian on what these
+ * give to the last one, and how far the block's output, with that one as it is, is from the dense model's.
+ */
+int module_inner(struct module *m, struct plim_err *err);
+
+/*
+ * Orders the features of the Hessians that were accumulated and are not ordered yet, and unless rounding to nearest factors
+ * them; likewise the drifts.
+ */
 int module_factor(struct module *m, bool round_to_nearest, struct plim_err *err);
 
 /* Of matrix p: the input's, or the inner one for the last; ready for work. NULL with `err` set when it can't be. */
 const struct hessian *module_hessian(struct module *m, int p, struct plim_err *err);
+/* NULL: none. */
+const struct drift *module_drift(const struct module *m, int p);
 
 /*
  * Two errors of a block's output y' where it should be y (residual included):

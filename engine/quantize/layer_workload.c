@@ -326,7 +326,7 @@ static int run_layer(struct layer_run *r, struct plim_quantize_layer_result *out
     if (make_hessian(r, &h, &report, err) < 0)
         goto out;
     meter_enter(&r->meter, PLIM_QUANTIZE_OTHER);
-    if (quantise_layer(&result, &dense, &h, layout, r->options->round_to_nearest, PLIM_FAST, &r->meter, err) < 0)
+    if (quantise_layer(&result, &dense, &h, NULL, layout, r->options->round_to_nearest, PLIM_FAST, &r->meter, err) < 0)
         goto out;
     stop_meter(r, out);
     hessian_release(&h);

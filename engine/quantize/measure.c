@@ -63,7 +63,8 @@ static int install_option(struct module *m, struct current_option *now, int opti
             continue;
         drop_matrix(m, now, p);
         const struct hessian *h = module_hessian(m, p, err);
-        if (!h || quantise_layer(&now->result[p], &m->view[p].source, h, layout, false, m->weights_tier, &m->c->meter, err) < 0)
+        if (!h || quantise_layer(&now->result[p], &m->view[p].source, h, NULL, layout, false, m->weights_tier, &m->c->meter,
+                                 err) < 0)
             return -1;
         struct linear_source source = quantised_source(&m->view[p].source, &now->result[p]);
         if (backend->ops->matrix_init(backend, &m->quantised.matrix[m->first + p], &source, err) < 0)

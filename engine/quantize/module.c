@@ -102,6 +102,8 @@ static uint64_t other_bytes(const struct module *m)
             .group_count = exl2_layout_groups(widest, s->in_features, NULL),
         };
         struct linear_scratch scratch = predict->linear_scratch(&shape, rows, parameters);
+        if (m->c->dense.pool)
+            quantise = plim_max(quantise, drift_scratch_bytes(s->in_features, padded));
         packed += exl2_layout_bits(widest, s->in_features, padded) / 8 + 16 * s->in_features;
         run = plim_max(run, scratch.dequant_bytes + scratch.workspace_bytes);
         quantise = plim_max(quantise, gptq_scratch_bytes(ops, widest, s->in_features, padded));
@@ -167,6 +169,11 @@ static void choose_turns(struct module *m, uint64_t budget)
     }
     plim_pool_stats(c->pool, &stats);
     uint64_t held = stats.current[PLIM_FAST].total_bytes, work = held + other_bytes(m);
+    if (c->dense.pool) {
+        /* The two are not there at once, but each has a moment beside it, of its size at most. */
+        m->drops_weights = work + plim_max(2 * input + copy, 2 * inner + last_copy) > budget;
+        return;
+    }
     m->rows_twice = held + input + inner + reference_bytes(m) > budget;
     m->drops_weights = work + input + inner + plim_max(copy, last_copy) > budget;
     m->one_at_work = m->rows_twice || work - own + input + inner + plim_max(copy, last_copy) > budget;
@@ -189,6 +196,8 @@ static void choose_tiers(struct module *m)
     const struct matrix_view *last = &m->view[m->matrix_count - 1];
     struct plim_pool_stats stats;
     uint64_t input = m->view[0].source.in_features, inner = last->source.in_features, weights = 0;
+    /* Moments stay where their Hessians are, and are as large at most. */
+    uint64_t matrices = c->dense.pool ? 2 : 1;
     int64_t budget = c->engine->parameters.count[PLIM_MEMORY_BUDGET];
 
     m->input_tier = m->inner_tier = m->weights_tier = PLIM_FAST;
@@ -203,8 +212,8 @@ static void choose_tiers(struct module *m)
     struct {
         uint64_t bytes;
         enum plim_tier *tier;
-    } part[] = { { 4 * input * input, &m->input_tier },
-                 { 4 * inner * inner, &m->inner_tier },
+    } part[] = { { matrices * 4 * input * input, &m->input_tier },
+                 { 4 * inner * (inner + (matrices - 1) * plim_max(inner, last->source.out_features)), &m->inner_tier },
                  { 4 * weights, &m->weights_tier } };
     plim_pool_stats(c->pool, &stats);
     uint64_t needed = stats.current[PLIM_FAST].total_bytes + other_bytes(m);
@@ -262,6 +271,8 @@ void module_close(struct module *m)
             backend->ops->matrix_release(backend, &m->quantised.matrix[m->first + p]);
     hessian_release(&m->input);
     hessian_release(&m->inner);
+    drift_release(&m->input_drift);
+    drift_release(&m->output_drift);
     model_layer_drop(m->c->model, m->layer_index);
     release_boundary(m->c);
     m->layer = NULL;
@@ -273,6 +284,9 @@ struct reference_run {
     struct module *m;
     size_t row;
     bool collect_input, collect_inner;
+    const float *inner;      /* the last layer's input of the chunk; stays until the next chunk is begun */
+    float *other;            /* device and host, [chunk, hidden_size]: for differences from the dense model's states */
+    float *host_other;
 };
 
 /*
@@ -285,23 +299,57 @@ struct reference_run {
 #define FIRST_TOKEN_SHARE_ATTENTION 0.25f
 #define FIRST_TOKEN_SHARE_OTHERS 0.03125f
 
+static float first_token_weight(const struct module *m, bool inner)
+{
+    float share = m->kind == BLOCK_ATTENTION && !inner ? FIRST_TOKEN_SHARE_ATTENTION : FIRST_TOKEN_SHARE_OTHERS;
+    return share * (float)m->c->run.length;
+}
+
+/* A chunk's difference from the dense model, weighted as in the Hessian. */
+static int add_drift(struct module *m, struct drift *d, const float *x, const float *difference, size_t rows,
+                     struct plim_err *err)
+{
+    if (drift_add(d, x, difference, rows, 1, err) < 0)
+        return -1;
+    return m->c->run.block.first ? 0 : drift_add(d, x, difference, 1, first_token_weight(m, d->of_outputs), err);
+}
+
+/* The dense model's input of this chunk, less the one that the block has, `x`. */
+static int collect_input_drift(struct reference_run *run, const float *x, size_t rows, struct plim_err *err)
+{
+    struct module *m = run->m;
+    struct block *b = &m->c->run.block;
+    size_t width = m->c->dense.width;
+    const float *norm = m->layer->norm[m->kind == BLOCK_ATTENTION ? NORM_ATTENTION : NORM_MLP];
+
+    if (b->ops->upload(b->backend, run->other, m->c->dense.row[run->row] + b->first * width, rows * width * sizeof *x,
+                       err) < 0 ||
+        block_norm(b, run->other, norm, rows, width, run->other, err) < 0 ||
+        b->ops->add(b->backend, run->other, x, -1.0f, rows * width, err) < 0)
+        return -1;
+    return add_drift(m, &m->input_drift, x, run->other, rows, err);
+}
+
 static int collect_hessian(void *context, enum block_tap tap, const float *x, size_t rows, size_t width,
                            struct plim_err *err)
 {
     struct reference_run *run = context;
-    struct meter *meter = &run->m->c->meter;
+    struct module *m = run->m;
+    struct meter *meter = &m->c->meter;
     bool inner = tap == TAP_ATTENTION_OUTPUT || tap == TAP_MLP_INNER;
+    struct hessian *h = inner ? &m->inner : &m->input;
+    bool first = m->c->run.block.first == 0;
     (void)width;
 
     if (!(inner ? run->collect_inner : run->collect_input))
         return 0;
+    run->inner = x;
     enum plim_quantize_phase outer = meter_enter(meter, PLIM_QUANTIZE_HESSIAN);
-    struct hessian *h = inner ? &run->m->inner : &run->m->input;
-    bool first = run->m->c->run.block.first == 0;
     int rc = hessian_add_piece(h, x, rows, first, err);
-    float share = tap == TAP_ATTENTION_INPUT ? FIRST_TOKEN_SHARE_ATTENTION : FIRST_TOKEN_SHARE_OTHERS;
     if (rc == 0 && first && !h->as_exllamav2)
-        rc = hessian_add_token(h, x, share * (float)run->m->c->run.length, err);
+        rc = hessian_add_token(h, x, first_token_weight(m, inner), err);
+    if (rc == 0 && !inner && m->input_drift.backend)
+        rc = collect_input_drift(run, x, rows, err);
     meter_enter(meter, outer);
     return rc;
 }
@@ -329,6 +377,46 @@ static int open_hessian(struct module *m, struct hessian *h, enum plim_tier tier
     return 0;
 }
 
+static int open_input_drift(struct module *m, struct plim_err *err)
+{
+    size_t features = m->view[0].source.in_features;
+    return drift_init(&m->input_drift, &m->c->engine->backend, m->input_tier, features, features, false, err);
+}
+
+static int open_output_drift(struct module *m, struct plim_err *err)
+{
+    const struct linear_source *last = &m->view[m->matrix_count - 1].source;
+    /* A norm behind the layer stands between it and the state: then there is no telling what it should give. */
+    if (m->layer->norm[m->kind == BLOCK_ATTENTION ? NORM_ATTENTION_POST : NORM_MLP_POST])
+        return 0;
+    return drift_init(&m->output_drift, &m->c->engine->backend, m->inner_tier, last->in_features, last->out_features, true,
+                      err);
+}
+
+static int open_differences(struct reference_run *run, struct plim_err *err)
+{
+    const struct block_run *b = &run->m->c->run;
+    struct plim_pool *pool = run->m->c->pool;
+    size_t bytes = plim_min(b->length, block_run_tokens(b->block.backend)) * run->m->c->current.width * sizeof(float);
+
+    if (!run->m->c->dense.pool)
+        return 0;
+    run->other = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_ACTIVATIONS, bytes, err);
+    if (run->other)
+        run->host_other = b->block.ops->unified_memory
+                              ? run->other
+                              : plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_ACTIVATIONS, bytes, err);
+    return run->host_other ? 0 : -1;
+}
+
+static void close_differences(struct reference_run *run)
+{
+    struct plim_pool *pool = run->m->c->pool;
+    if (run->host_other != run->other)
+        plim_pool_free(pool, run->host_other);
+    plim_pool_free(pool, run->other);
+}
+
 static int run_rows(struct reference_run *run, struct plim_err *err)
 {
     struct module *m = run->m;
@@ -352,12 +440,25 @@ static int run_rows(struct reference_run *run, struct plim_err *err)
     return rc;
 }
 
-static void drop_own_weights(struct module *m)
+static void drop_own_weights(struct module *m, int first, int end)
 {
     struct backend *backend = &m->c->engine->backend;
 
-    for (int p = 0; p < m->matrix_count; p++)
+    for (int p = first; m->drops_weights && p < end; p++)
         backend->ops->matrix_release(backend, &m->layer->matrix[m->first + p]);
+}
+
+/* The input's Hessian, with its drift. */
+static int reference_beside_dense(struct module *m, struct plim_err *err)
+{
+    struct reference_run run = { .m = m, .collect_input = true };
+    int rc = -1;
+
+    if (open_hessian(m, &m->input, m->input_tier, 0, err) == 0 && open_input_drift(m, err) == 0 &&
+        open_differences(&run, err) == 0)
+        rc = run_rows(&run, err);
+    close_differences(&run);
+    return rc;
 }
 
 int module_reference(struct module *m, bool collect, struct plim_err *err)
@@ -365,6 +466,8 @@ int module_reference(struct module *m, bool collect, struct plim_err *err)
     struct reference_run run = { .m = m, .collect_input = collect, .collect_inner = collect };
     int last = m->matrix_count - 1;
 
+    if (collect && m->c->dense.pool)
+        return reference_beside_dense(m, err);
     if (collect && open_hessian(m, &m->input, m->input_tier, 0, err) < 0)
         return -1;
     if (collect && m->rows_twice) {
@@ -378,9 +481,91 @@ int module_reference(struct module *m, bool collect, struct plim_err *err)
         return -1;
     if (run_rows(&run, err) < 0)
         return -1;
-    if (collect && m->drops_weights)
-        drop_own_weights(m);
+    if (collect)
+        drop_own_weights(m, 0, m->matrix_count);
     return 0;
+}
+
+/* A chunk's input has been read when its output comes, and no later chunk reads it again. */
+static int advance_dense(void *context, size_t first, size_t tokens, const float *hidden, struct plim_err *err)
+{
+    const struct reference_run *run = context;
+    struct states *dense = &run->m->c->dense;
+    (void)err;
+    memcpy(dense->row[run->row] + first * dense->width, hidden, tokens * dense->width * sizeof *hidden);
+    return 0;
+}
+
+int module_dense(struct module *m, struct plim_err *err)
+{
+    struct conversion *c = m->c;
+    struct reference_run run = { .m = m };
+    int rc = 0;
+
+    enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_FORWARD);
+    for (run.row = 0; run.row < c->dense.rows && rc == 0; run.row++) {
+        rc = block_run_row(&c->run, m->layer, m->kind, c->dense.row[run.row], advance_dense, &run, err);
+        states_set_aside(&c->dense, run.row);
+    }
+    meter_enter(&c->meter, outer);
+    if (c->dense.pool)
+        drop_own_weights(m, 0, m->matrix_count - 1);
+    return rc;
+}
+
+static int collect_output_drift(void *context, size_t first, size_t tokens, const float *hidden, struct plim_err *err)
+{
+    struct reference_run *run = context;
+    struct module *m = run->m;
+    struct block *b = &m->c->run.block;
+    size_t width = m->c->dense.width, count = tokens * width;
+    const float *wanted = m->c->dense.row[run->row] + first * width;
+    float scale = 1.0f / b->config->residual_scale;
+
+    if (!m->output_drift.backend)
+        return 0;
+    for (size_t i = 0; i < count; i++)
+        run->host_other[i] = scale * (wanted[i] - hidden[i]);
+    if (run->other != run->host_other &&
+        b->ops->upload(b->backend, run->other, run->host_other, count * sizeof *hidden, err) < 0)
+        return -1;
+    enum plim_quantize_phase outer = meter_enter(&m->c->meter, PLIM_QUANTIZE_HESSIAN);
+    int rc = add_drift(m, &m->output_drift, run->inner, run->other, tokens, err);
+    meter_enter(&m->c->meter, outer);
+    return rc;
+}
+
+int module_inner(struct module *m, struct plim_err *err)
+{
+    struct conversion *c = m->c;
+    struct reference_run run = { .m = m, .collect_inner = true };
+    struct matrix *last = &m->quantised.matrix[m->first + m->matrix_count - 1];
+    int rc;
+
+    if (open_hessian(m, &m->inner, m->inner_tier, m->matrix_count - 1, err) < 0 || open_output_drift(m, err) < 0)
+        return -1;
+    *last = m->layer->matrix[m->first + m->matrix_count - 1];   /* borrowed */
+    enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_FORWARD);
+    c->run.block.tap = collect_hessian;
+    c->run.block.tap_context = &run;
+    rc = open_differences(&run, err);
+    for (run.row = 0; run.row < c->current.rows && rc == 0; run.row++) {
+        rc = block_run_row(&c->run, &m->quantised, m->kind, c->current.row[run.row], collect_output_drift, &run, err);
+        states_set_aside(&c->current, run.row);
+        states_set_aside(&c->dense, run.row);
+    }
+    close_differences(&run);
+    c->run.block.tap = NULL;
+    meter_enter(&c->meter, outer);
+    *last = (struct matrix){ 0 };
+    drop_own_weights(m, m->matrix_count - 1, m->matrix_count);
+    return rc;
+}
+
+const struct drift *module_drift(const struct module *m, int p)
+{
+    const struct drift *drift = p == m->matrix_count - 1 ? &m->output_drift : &m->input_drift;
+    return drift->backend ? drift : NULL;
 }
 
 /* Has `h` where it can be worked with; the other one makes room if it must. */
@@ -399,12 +584,15 @@ const struct hessian *module_hessian(struct module *m, int p, struct plim_err *e
     return to_work(m, h, err) < 0 ? NULL : h;
 }
 
-static int factor(struct module *m, struct hessian *h, const char *name, bool round_to_nearest, struct plim_err *err)
+static int factor(struct module *m, struct hessian *h, struct drift *drift, const char *name, bool round_to_nearest,
+                  struct plim_err *err)
 {
     struct conversion *c = m->c;
     struct hessian_report report;
     int rc = -1;
 
+    if (!h->backend || h->order)
+        return 0;
     enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_HESSIAN);
     if (to_work(m, h, err) < 0 || hessian_order(h, name, err) < 0)
         goto out;
@@ -419,6 +607,8 @@ static int factor(struct module *m, struct hessian *h, const char *name, bool ro
             conversion_log(c, "%s: the Hessian needed %d dampings (%g in all)", name, report.damping_attempts,
                            (double)report.damping);
     }
+    if (drift->backend && drift_order(drift, h, err) < 0)
+        goto out;
     rc = 0;
 
 out:
@@ -428,9 +618,9 @@ out:
 
 int module_factor(struct module *m, bool round_to_nearest, struct plim_err *err)
 {
-    if (factor(m, &m->input, m->view[0].name, round_to_nearest, err) < 0)
+    if (factor(m, &m->input, &m->input_drift, m->view[0].name, round_to_nearest, err) < 0)
         return -1;
-    return factor(m, &m->inner, m->view[m->matrix_count - 1].name, round_to_nearest, err);
+    return factor(m, &m->inner, &m->output_drift, m->view[m->matrix_count - 1].name, round_to_nearest, err);
 }
 
 /* ---- comparing ---- */

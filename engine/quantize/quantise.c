@@ -132,6 +132,36 @@ static int use_stored(struct module *m, struct tensor_store **store, struct plim
     return 0;
 }
 
+static void drop_matrices(struct module *m)
+{
+    struct backend *backend = &m->c->engine->backend;
+    for (int p = 0; p < m->matrix_count; p++) {
+        struct matrix *matrix = &m->quantised.matrix[m->first + p];
+        if (matrix->impl)
+            backend->ops->matrix_release(backend, matrix);
+        *matrix = (struct matrix){ 0 };
+    }
+}
+
+/* The last matrix, from what the others give when they are quantised. */
+static int prepare_last(struct module *m, struct gptq_result *results, struct plim_err *err)
+{
+    struct backend *backend = &m->c->engine->backend;
+    char detail[200];
+    int rc = 0;
+
+    snprintf(detail, sizeof detail, "calibrating %s", m->view[m->matrix_count - 1].name);
+    conversion_progress(m->c, detail);
+    for (int p = 0; p < m->matrix_count - 1 && rc == 0; p++) {
+        struct linear_source source = quantised_source(&m->view[p].source, &results[p]);
+        rc = backend->ops->matrix_init(backend, &m->quantised.matrix[m->first + p], &source, err);
+    }
+    if (rc == 0)
+        rc = module_inner(m, err);
+    drop_matrices(m);
+    return rc < 0 ? -1 : module_factor(m, false, err);
+}
+
 /* The block's matrices, in its file. */
 static int quantise_matrices(struct module *m, struct plim_err *err)
 {
@@ -146,14 +176,21 @@ static int quantise_matrices(struct module *m, struct plim_err *err)
     for (int p = 0; p < m->matrix_count && rc == 0; p++) {
         conversion_progress_part(c, what, (size_t)p, (size_t)m->matrix_count, start);
         /* The input's Hessian has served its last matrix: make room for the last one. */
-        if (p == m->matrix_count - 1)
+        if (p == m->matrix_count - 1) {
             hessian_release(&m->input);
+            drift_release(&m->input_drift);
+            if (c->dense.pool && prepare_last(m, results, err) < 0) {
+                rc = -1;
+                break;
+            }
+        }
         const struct hessian *h = module_hessian(m, p, err);
-        rc = h ? quantise_layer(&results[p], &m->view[p].source, h, module_layout(m->kind, c->choice[m->index], p), rtn,
-                                m->weights_tier, &c->meter, err)
+        rc = h ? quantise_layer(&results[p], &m->view[p].source, h, module_drift(m, p),
+                                module_layout(m->kind, c->choice[m->index], p), rtn, m->weights_tier, &c->meter, err)
                : -1;
     }
     hessian_release(&m->inner);
+    drift_release(&m->output_drift);
     if (rc == 0) {
         enum plim_quantize_phase outer = meter_enter(&c->meter, PLIM_QUANTIZE_WRITE);
         stored_block_path(c, m->index, path);
@@ -187,8 +224,8 @@ static int quantise_block(struct conversion *c, size_t index, struct plim_err *e
         return -1;
     snprintf(detail, sizeof detail, "calibrating %s", m.key);
     conversion_progress(c, detail);
-    if (module_reference(&m, true, err) < 0 || module_factor(&m, c->options.round_to_nearest, err) < 0 ||
-        quantise_matrices(&m, err) < 0 || use_stored(&m, &store, err) < 0 ||
+    if (module_reference(&m, true, err) < 0 || module_dense(&m, err) < 0 ||
+        module_factor(&m, c->options.round_to_nearest, err) < 0 || quantise_matrices(&m, err) < 0 || use_stored(&m, &store, err) < 0 ||
         module_quantised(&m, true, &error, err) < 0)
         goto out;
     snprintf(record.name, sizeof record.name, "%s", m.key);
@@ -218,7 +255,7 @@ static int pass_block(struct conversion *c, size_t index, struct plim_err *err)
 
     if (module_open(&m, c, index, err) < 0)
         return -1;
-    int rc = use_stored(&m, &store, err) < 0 ? -1 : module_quantised(&m, true, NULL, err);
+    int rc = module_dense(&m, err) < 0 || use_stored(&m, &store, err) < 0 ? -1 : module_quantised(&m, true, NULL, err);
     module_close(&m);
     tensor_store_close(store);
     return rc;
@@ -226,31 +263,73 @@ static int pass_block(struct conversion *c, size_t index, struct plim_err *err)
 
 /* ---- the head ---- */
 
-/* Normed final states of one chunk, in c->run.hidden. */
-static int norm_chunk(struct conversion *c, size_t row, size_t first, size_t tokens, struct plim_err *err)
+/* Normed final states of one chunk. */
+static int norm_states(struct conversion *c, const struct states *s, size_t row, size_t first, size_t tokens,
+                       float *normed, struct plim_err *err)
 {
     struct block *b = &c->run.block;
-    size_t width = c->current.width;
-    if (b->ops->upload(b->backend, c->run.hidden, c->current.row[row] + first * width,
-                       tokens * width * sizeof(float), err) < 0)
+    if (b->ops->upload(b->backend, normed, s->row[row] + first * s->width, tokens * s->width * sizeof(float), err) < 0)
         return -1;
-    return block_norm(b, c->run.hidden, c->model->final_norm, tokens, width, c->run.hidden, err);
+    return block_norm(b, normed, c->model->final_norm, tokens, s->width, normed, err);
 }
 
-static int head_hessian(struct conversion *c, struct hessian *h, struct plim_err *err)
+/* The current ones, in c->run.hidden. */
+static int norm_chunk(struct conversion *c, size_t row, size_t first, size_t tokens, struct plim_err *err)
+{
+    return norm_states(c, &c->current, row, first, tokens, c->run.hidden, err);
+}
+
+static int head_drift(struct conversion *c, struct drift *drift, size_t row, size_t first, size_t tokens, float *dense,
+                      struct plim_err *err)
+{
+    struct block *b = &c->run.block;
+    if (norm_states(c, &c->dense, row, first, tokens, dense, err) < 0 ||
+        b->ops->add(b->backend, dense, c->run.hidden, -1.0f, tokens * c->dense.width, err) < 0)
+        return -1;
+    return drift_add(drift, c->run.hidden, dense, tokens, 1, err);
+}
+
+/* Twice the moment while it is put in order, beside the Hessian and what adds to both. */
+static enum plim_tier head_drift_tier(const struct conversion *c, size_t in_features, size_t chunk)
+{
+    int64_t budget = c->engine->parameters.count[PLIM_MEMORY_BUDGET];
+    struct plim_pool_stats stats;
+
+    plim_pool_stats(c->pool, &stats);
+    uint64_t needed = stats.current[PLIM_FAST].total_bytes + 2 * in_features * in_features * sizeof(float) +
+                      chunk * in_features * sizeof(float) + PLIM_MI;
+    return budget > 0 && needed > (uint64_t)budget && c->engine->backend.ops->unified_memory ? PLIM_SLOW : PLIM_FAST;
+}
+
+/* And how far the states have drifted from the dense model's, if those are there. */
+static int head_hessian(struct conversion *c, struct hessian *h, struct drift *drift, struct plim_err *err)
 {
     size_t length = c->current.length, chunk = plim_min(length, block_run_tokens(c->run.block.backend));
+    float *dense = NULL;
+    int rc = -1;
+
     meter_enter(&c->meter, PLIM_QUANTIZE_HESSIAN);
+    if (c->dense.pool &&
+        (drift_init(drift, h->backend, head_drift_tier(c, h->in_features, chunk), h->in_features, h->in_features, false, err) < 0 ||
+         !(dense = plim_pool_alloc(c->pool, PLIM_FAST, PLIM_TAG_ACTIVATIONS, chunk * c->dense.width * sizeof *dense, err))))
+        goto out;
     for (size_t row = 0; row < c->current.rows; row++) {
         for (size_t first = 0; first < length; first += chunk) {
             size_t tokens = plim_min(chunk, length - first);
             if (norm_chunk(c, row, first, tokens, err) < 0 ||
-                hessian_add_piece(h, c->run.hidden, tokens, first == 0, err) < 0)
-                return -1;
+                hessian_add_piece(h, c->run.hidden, tokens, first == 0, err) < 0 ||
+                (dense && head_drift(c, drift, row, first, tokens, dense, err) < 0))
+                goto out;
         }
         states_set_aside(&c->current, row);
+        if (dense)
+            states_set_aside(&c->dense, row);
     }
-    return 0;
+    rc = 0;
+
+out:
+    plim_pool_free(c->pool, dense);
+    return rc;
 }
 
 /* Relative error of the logits over the first tokens of the first row, in pieces of a few MiB. */
@@ -335,12 +414,13 @@ static int quantise_head_matrix(struct conversion *c, struct matrix_view *view, 
     struct hessian_report report = { 0 };
     struct gptq_result result = { 0 };
     struct hessian h = { 0 };
+    struct drift drift = { 0 };
     struct matrix quantised = { 0 };
     struct linear_source source;
     char path[JOB_PATH_BYTES];
     int rc = -1;
 
-    if (hessian_init(&h, backend, view->source.in_features, err) < 0 || head_hessian(c, &h, err) < 0)
+    if (hessian_init(&h, backend, view->source.in_features, err) < 0 || head_hessian(c, &h, &drift, err) < 0)
         goto out;
     h.as_exllamav2 = c->options.as_exllamav2;
     if (hessian_order(&h, view->name, err) < 0)
@@ -350,10 +430,13 @@ static int quantise_head_matrix(struct conversion *c, struct matrix_view *view, 
         if (hessian_factor(&h, view->name, c->engine->parameters.count[PLIM_HESSIAN_OFFLOAD_THRESHOLD], &report, err) < 0)
             goto out;
         meter_add_hessian(&c->meter, &report);
+        if (drift.backend && drift_order(&drift, &h, err) < 0)
+            goto out;
     }
-    if (quantise_layer(&result, &view->source, &h, layout, rtn, head_weights_tier(c, &view->source), &c->meter, err) < 0)
+    if (quantise_layer(&result, &view->source, &h, !rtn && drift.backend ? &drift : NULL, layout, rtn, head_weights_tier(c, &view->source), &c->meter, err) < 0)
         goto out;
     hessian_release(&h);
+    drift_release(&drift);
     meter_enter(&c->meter, PLIM_QUANTIZE_FORWARD);
     source = quantised_source(&view->source, &result);
     if (backend->ops->matrix_init(backend, &quantised, &source, err) < 0 ||
@@ -373,6 +456,7 @@ out:
         backend->ops->matrix_release(backend, &quantised);
     gptq_result_release(&result, c->pool);
     hessian_release(&h);
+    drift_release(&drift);
     return rc;
 }
 
@@ -404,6 +488,11 @@ out:
     return write_record(c, c->block_count, &record, err);
 }
 
+static bool makes_up_for_drift(const struct conversion *c)
+{
+    return !c->options.round_to_nearest && !c->options.as_exllamav2;
+}
+
 int quantise_blocks(struct conversion *c, struct plim_err *err)
 {
     size_t end = c->block_count + 1;   /* behind the last one that is not done; the head is the last of all */
@@ -416,6 +505,10 @@ int quantise_blocks(struct conversion *c, struct plim_err *err)
         begin++;
     if (end > 0 && conversion_rows_open(c, &c->calibration.quantisation, err) < 0)
         return -1;
+    if (end > 0 && makes_up_for_drift(c) && conversion_dense_open(c, err) < 0) {
+        conversion_rows_close(c);
+        return -1;
+    }
     if (end > 0)
         begin = checkpoint_load(c, "quantise", begin);
     c->steps_done += begin;

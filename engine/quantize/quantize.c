@@ -95,8 +95,22 @@ int conversion_rows_open(struct conversion *c, const struct calibration_rows *ro
     return 0;
 }
 
+int conversion_dense_open(struct conversion *c, struct plim_err *err)
+{
+    const struct states *s = &c->current;
+    if (states_open(&c->dense, c->pool, s->rows, s->length, s->width, err) < 0)
+        return -1;
+    for (size_t row = 0; row < s->rows; row++) {
+        memcpy(c->dense.row[row], s->row[row], s->length * s->width * sizeof **s->row);
+        states_set_aside(&c->current, row);
+        states_set_aside(&c->dense, row);
+    }
+    return 0;
+}
+
 void conversion_rows_close(struct conversion *c)
 {
+    states_close(&c->dense);
     states_close(&c->target);
     states_close(&c->current);
     block_run_close(&c->run);
@@ -205,7 +219,7 @@ static int identify(struct conversion *c, struct plim_err *err)
     if (plim_isa_select(&isa, err) < 0 || model_digest(c->model, o->model_directory, model, err) < 0 ||
         (o->measurement && file_digest(o->measurement, measurement, err) < 0))
         goto out;
-    if (!cJSON_AddNumberToObject(identity, "format", 2) || !cJSON_AddStringToObject(identity, "model", model) ||
+    if (!cJSON_AddNumberToObject(identity, "format", 3) || !cJSON_AddStringToObject(identity, "model", model) ||
         !cJSON_AddNumberToObject(identity, "bits_per_weight", o->bits_per_weight) ||
         !cJSON_AddNumberToObject(identity, "head_bits", o->head_bits) ||
         !cJSON_AddNumberToObject(identity, "rows", (double)c->calibration.quantisation.rows) ||

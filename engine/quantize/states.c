@@ -79,28 +79,41 @@ out:
     return rc;
 }
 
-int states_load(struct states *s, const char *path, struct plim_err *err)
+static int open_file(const struct states *s, const char *path, struct plim_map *map, struct plim_err *err)
 {
     struct states_header header = header_of(s);
-    struct plim_map map;
-    int rc = -1;
 
-    if (plim_map_open(&map, path, err) < 0)
+    if (plim_map_open(map, path, err) < 0)
         return -1;
-    if (map.bytes != sizeof header + s->rows * row_bytes(s) || memcmp(map.data, &header, sizeof header) != 0) {
-        plim_err_input(err, "%s does not hold states of %zu rows of %zu tokens, %zu wide", path, s->rows, s->length,
-                       s->width);
-        goto out;
-    }
+    if (map->bytes == sizeof header + s->rows * row_bytes(s) && memcmp(map->data, &header, sizeof header) == 0)
+        return 0;
+    plim_map_close(map);
+    return plim_err_input(err, "%s does not hold states of %zu rows of %zu tokens, %zu wide", path, s->rows, s->length,
+                          s->width);
+}
+
+int states_check(const struct states *s, const char *path, struct plim_err *err)
+{
+    struct plim_map map;
+
+    if (open_file(s, path, &map, err) < 0)
+        return -1;
+    plim_map_close(&map);
+    return 0;
+}
+
+int states_load(struct states *s, const char *path, struct plim_err *err)
+{
+    struct plim_map map;
+
+    if (open_file(s, path, &map, err) < 0)
+        return -1;
     for (size_t i = 0; i < s->rows; i++) {
-        const uint8_t *from = map.data + sizeof header + i * row_bytes(s);
+        const uint8_t *from = map.data + sizeof(struct states_header) + i * row_bytes(s);
         memcpy(s->row[i], from, row_bytes(s));
         states_set_aside(s, i);
         model_drop_pages(from, row_bytes(s));
     }
-    rc = 0;
-
-out:
     plim_map_close(&map);
-    return rc;
+    return 0;
 }

@@ -36,5 +36,7 @@ void states_set_aside(struct states *states, size_t row);
  */
 int states_save(struct states *states, const char *path, struct plim_err *err);
 int states_load(struct states *states, const char *path, struct plim_err *err);
+/* Whether a file could be loaded, without loading it. */
+int states_check(const struct states *states, const char *path, struct plim_err *err);
 
 #endif

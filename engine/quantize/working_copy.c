@@ -4,7 +4,7 @@
 #include "quantize_ops.h"
 
 int quantise_layer(struct gptq_result *result, const struct linear_source *source, const struct hessian *hessian,
-                   const struct exl2_layout *layout, bool round_to_nearest, enum plim_tier tier, struct meter *meter,
+                   const struct drift *drift, const struct exl2_layout *layout, bool round_to_nearest, enum plim_tier tier, struct meter *meter,
                    struct plim_err *err)
 {
     struct backend *backend = hessian->backend;
@@ -17,6 +17,8 @@ int quantise_layer(struct gptq_result *result, const struct linear_source *sourc
     if (!w)
         goto out;
     if (backend_quantize_ops(backend->ops->name)->gather_weights(backend, source, hessian->order, padded, w, err) < 0)
+        goto out;
+    if (drift && drift_correct(drift, hessian, w, padded, err) < 0)
         goto out;
     meter_enter(meter, PLIM_QUANTIZE_QUANTISE);
     if (gptq_quantise(result, w, padded, hessian, layout, round_to_nearest, err) < 0)

@@ -4,15 +4,16 @@
 /* From the weights of a dense layer to a quantised one. */
 
 #include "backend.h"
+#include "drift.h"
 #include "gptq.h"
 #include "meter.h"
 
 /*
- * Gathers the weights into a working copy on `tier` (tag workspace, given back) and quantises it. Times and peaks go to
- * the meter.
+ * Gathers the weights into a working copy on `tier` (tag workspace, given back), corrects it for `drift` (ordered; NULL:
+ * not), and quantises it. Times and peaks go to the meter.
  */
 int quantise_layer(struct gptq_result *result, const struct linear_source *source, const struct hessian *hessian,
-                   const struct exl2_layout *layout, bool round_to_nearest, enum plim_tier tier, struct meter *meter,
+                   const struct drift *drift, const struct exl2_layout *layout, bool round_to_nearest, enum plim_tier tier, struct meter *meter,
                    struct plim_err *err);
 
 /* The same layer with the quantised weights in place of its own. Borrows `result`. */

@@ -423,6 +423,49 @@ Test(cuda_quantize, errors_are_spread_as_by_the_processor)
     both_close(&b);
 }
 
+/* c [m, n] = beta c + alpha op(a) b, in rows longer than they need be. */
+static void check_multiply(bool transpose_a, size_t m, size_t n, size_t k, float alpha, float beta)
+{
+    struct both b;
+    struct plim_err err = PLIM_ERR_INIT;
+    both_open(&b);
+    size_t a_rows = transpose_a ? k : m, a_stride = (transpose_a ? m : k) + 5, b_stride = n + 3, c_stride = n + 8;
+    float *x = normal_floats(a_rows * a_stride, 1, 1), *y = normal_floats(k * b_stride, 1, 2);
+    float *z = normal_floats(m * c_stride, 1, 3);
+    struct matrix_product product = { .transpose_a = transpose_a, .m = m, .n = n, .k = k, .alpha = alpha, .beta = beta,
+                                      .a = x, .b = y, .c = z, .a_stride = a_stride, .b_stride = b_stride,
+                                      .c_stride = c_stride };
+    struct matrix_product device = product;
+    float *device_x = device_floats(&b.cuda, x, a_rows * a_stride), *device_y = device_floats(&b.cuda, y, k * b_stride);
+    device.c = device_floats(&b.cuda, z, m * c_stride);
+    device.a = device_x;
+    device.b = device_y;
+    fine(b.cpu_ops->multiply(&b.cpu, &product, &err), &err);
+    fine(b.ops->multiply(&b.cuda.backend, &device, &err), &err);
+    float *found = host_floats(&b.cuda, device.c, m * c_stride);
+    double *expected = malloc(m * c_stride * sizeof *expected);
+    for (size_t i = 0; i < m * c_stride; i++)
+        expected[i] = (double)z[i];
+    check_floats(found, expected, m * c_stride, 2e-5, 1e-6, "product");
+    free(expected);
+    free(found);
+    free(z);
+    free(y);
+    free(x);
+    device_free(&b.cuda, device.c);
+    device_free(&b.cuda, device_y);
+    device_free(&b.cuda, device_x);
+    both_close(&b);
+}
+
+Test(cuda_quantize, products_are_the_processors)
+{
+    check_multiply(true, 96, 333, 200, 1.0f, 1.0f);
+    check_multiply(true, 64, 64, 1, 12.5f, 1.0f);
+    check_multiply(false, 576, 128, 576, 1.0f, 0.0f);
+    check_multiply(true, 576, 70, 576, 0.01f, 1.0f);
+}
+
 /* ---- whole layers ---- */
 
 static const struct exl2_layout mixed = { 3, { { 8, 32, 0.05 }, { 4, 128, 0.1 }, { 3, 128, 0.85 } } };

@@ -62,7 +62,10 @@ static void check_measurement(const char *path, bool as_exllamav2)
     cJSON_Delete(theirs);
 }
 
-/* The blocks of modules.json against reference.json's `quantized.RATE.modules`. */
+/*
+ * The blocks of modules.json against reference.json's `quantized.RATE.modules`. Ours also make up for what came before, so
+ * that by their own inputs alone, as here, one may err more.
+ */
 static void check_modules(const char *path, const char *rate, bool as_exllamav2)
 {
     cJSON *ours = read_json(path), *reference = read_json(FIXTURES "/reference.json");
@@ -82,14 +85,14 @@ static void check_modules(const char *path, const char *rate, bool as_exllamav2)
         reference_sum += expected * expected;
         if (number(module, "option") == number(their, "option_index")) {
             double least = as_exllamav2 ? 0.975 * expected : 0;
-            cr_assert(error >= least && error <= 1.025 * expected, "%s: %g, ExLlamaV2 %g",
+            cr_assert(error >= least && error <= (as_exllamav2 ? 1.025 : 1.06) * expected, "%s: %g, ExLlamaV2 %g",
                       cJSON_GetObjectItemCaseSensitive(module, "key")->valuestring, error, expected);
             cr_assert_float_eq(number(module, "bits_per_weight"), number(their, "bits_per_weight"), 5e-5);
         }
         count++;
     }
     cr_assert_eq(count, 4);
-    cr_assert_leq(sum, reference_sum * (as_exllamav2 ? 1.01 : 0.9), "sum of squared errors %g, ExLlamaV2 %g", sum,
+    cr_assert_leq(sum, reference_sum * (as_exllamav2 ? 1.01 : 0.95), "sum of squared errors %g, ExLlamaV2 %g", sum,
                   reference_sum);
     cJSON_Delete(ours);
     cJSON_Delete(reference);
@@ -194,7 +197,7 @@ Test(conversion, is_better_than_exllamav2_on_the_same_tokens)
     cr_assert(same_file(scratch_path(&s, "out/tokenizer.json"), DENSE "/tokenizer.json"));
     double ours = divergence(scratch_path(&s, "out")), theirs = divergence(FIXTURES "/exl2-4.0");
     cr_log_info("4.0: KL divergence %g, ExLlamaV2's %g", ours, theirs);
-    cr_assert_leq(ours, theirs, "KL divergence %g, ExLlamaV2's %g", ours, theirs);
+    cr_assert_leq(ours, 0.83 * theirs, "KL divergence %g, ExLlamaV2's %g", ours, theirs);
 
     /* Another rate from the same measurement, and rounding to nearest beside it. */
     options.output_directory = scratch_path(&s, "small");
@@ -205,7 +208,7 @@ Test(conversion, is_better_than_exllamav2_on_the_same_tokens)
     check_modules(scratch_path(&s, "small.job/modules.json"), "2.6", false);
     double small = divergence(scratch_path(&s, "small")), their_small = divergence(FIXTURES "/exl2-2.6");
     cr_log_info("2.6: KL divergence %g, ExLlamaV2's %g", small, their_small);
-    cr_assert_leq(small, their_small, "KL divergence %g, ExLlamaV2's %g", small, their_small);
+    cr_assert_leq(small, 0.75 * their_small, "KL divergence %g, ExLlamaV2's %g", small, their_small);
 
     options.output_directory = scratch_path(&s, "rounded");
     options.round_to_nearest = true;

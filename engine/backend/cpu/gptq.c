@@ -375,6 +375,28 @@ int cpu_spread_errors(struct backend *backend, float *rest, size_t rest_rows, si
     return 0;
 }
 
+/* ---- products ---- */
+
+static void product_tile(void *context, size_t task)
+{
+    const struct matrix_product *p = context;
+    size_t column_tiles = plim_ceil_div(p->n, SPREAD_COLUMNS);
+    size_t row = task / column_tiles * SPREAD_ROWS, column = task % column_tiles * SPREAD_COLUMNS;
+    cblas_sgemm(CblasRowMajor, p->transpose_a ? CblasTrans : CblasNoTrans, CblasNoTrans,
+                (blasint)plim_min(SPREAD_ROWS, p->m - row), (blasint)plim_min(SPREAD_COLUMNS, p->n - column),
+                (blasint)p->k, p->alpha, p->a + (p->transpose_a ? row : row * p->a_stride), (blasint)p->a_stride,
+                p->b + column, (blasint)p->b_stride, p->beta, p->c + row * p->c_stride + column,
+                (blasint)p->c_stride);
+}
+
+static int cpu_multiply(struct backend *backend, const struct matrix_product *product, struct plim_err *err)
+{
+    (void)err;
+    struct matrix_product p = *product;
+    cpu_run_tasks(backend, plim_ceil_div(p.m, SPREAD_ROWS) * plim_ceil_div(p.n, SPREAD_COLUMNS), product_tile, &p);
+    return 0;
+}
+
 static int cpu_pack_group(struct backend *backend, const uint8_t *codes, const uint8_t *levels, size_t rows,
                           size_t out_features, unsigned bits, uint32_t *q_weight, uint32_t *q_scale,
                           struct plim_err *err)
@@ -398,6 +420,7 @@ const struct quantize_ops cpu_quantize_ops = {
     .quantise_rows = cpu_quantise_rows,
     .spread_errors = cpu_spread_errors,
     .pack_group = cpu_pack_group,
+    .multiply = cpu_multiply,
     .invert_bytes = cpu_invert_bytes,
     .search_bytes = search_bytes,
 };

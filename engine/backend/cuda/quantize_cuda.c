@@ -26,6 +26,28 @@ int quantize_copy(struct backend *backend, float *to, size_t to_stride, const fl
                       "copying part of a matrix", err);
 }
 
+static int cuda_multiply(struct backend *backend, const struct matrix_product *p, struct plim_err *err)
+{
+    struct product product = {
+        .transpose_a = p->transpose_a,
+        .m = p->m,
+        .n = p->n,
+        .k = p->k,
+        .alpha = p->alpha,
+        .beta = p->beta,
+        .a = p->a,
+        .b = p->b,
+        .c = p->c,
+        .a_stride = p->a_stride,
+        .b_stride = p->b_stride,
+        .c_stride = p->c_stride,
+    };
+    void *workspace = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, CUDA_BLAS_WORKSPACE_BYTES, err);
+    int rc = workspace ? quantize_product(backend, workspace, &product, err) : -1;
+    plim_pool_free(backend->pool, workspace);
+    return rc;
+}
+
 static int cuda_wait(struct backend *backend, struct plim_err *err)
 {
     return cuda_check(cudaStreamSynchronize(cuda_of(backend)->stream), "waiting for the quantizer's work", err);
@@ -43,6 +65,7 @@ const struct quantize_ops cuda_quantize_ops = {
     .quantise_rows = cuda_quantise_rows,
     .spread_errors = cuda_spread_errors,
     .pack_group = cuda_pack_group,
+    .multiply = cuda_multiply,
     .wait = cuda_wait,
     .hessian_bytes = cuda_hessian_bytes,
     .order_bytes = cuda_order_bytes,
