@@ -137,7 +137,7 @@ int plim_divergence(struct plim_session *session, struct plim_session *reference
     if (check(session, reference, count, window, &vocab_size, err) < 0)
         return -1;
     piece_rows = plim_logits_piece_rows(vocab_size, plim_min(window, count));
-    c.reference = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_LOGITS, piece_rows * vocab_size * sizeof *c.reference, err);
+    c.reference = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_LOGITS, piece_rows * vocab_size * sizeof *c.reference, err);
     if (!c.reference)
         goto out;
     for (size_t first = 0; first + 1 < count; first += window) {
