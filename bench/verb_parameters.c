@@ -54,7 +54,7 @@ static void format_range(const struct plim_parameter_row *row, char *buffer, siz
     else if (row->type == PLIM_TYPE_SWITCH)
         snprintf(buffer, size, "off, on");
     else if (row->type == PLIM_TYPE_TEXT)
-        snprintf(buffer, size, "a name");
+        snprintf(buffer, size, row->choices ? "a name" : "auto, sizes");
     else
         for (size_t i = 0; row->choices[i] && used < size; i++)
             used += (size_t)snprintf(buffer + used, size - used, "%s%s", i ? ", " : "", row->choices[i]);

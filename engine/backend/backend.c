@@ -63,29 +63,65 @@ const struct quantize_ops *backend_quantize_ops(const char *name)
     return entry ? entry->quantize : NULL;
 }
 
-bool backend_memory(const char *name, const struct plim_parameters *parameters, struct plim_pool_memory *memory)
+bool backend_memory_at(const char *name, size_t place, const struct plim_parameters *parameters,
+                       struct plim_pool_memory *memory)
 {
 #ifdef PLIMSOLL_HAVE_CUDA
     if (strcmp(name, "cuda") == 0) {
-        cuda_memory((int)parameters->count[PLIM_DEVICE], memory);
+        cuda_memory(cuda_device_at(parameters, place), memory);
         return true;
     }
 #endif
     (void)name;
+    (void)place;
     (void)parameters;
     (void)memory;
     return false;
 }
 
+bool backend_memory(const char *name, const struct plim_parameters *parameters, struct plim_pool_memory *memory)
+{
+    return backend_memory_at(name, 0, parameters, memory);
+}
+
+int backend_split(const char *name, const struct plim_parameters *parameters, struct plim_split *split, struct plim_err *err)
+{
+    if (plim_split_parse(parameters->text[PLIM_GPU_SPLIT], split, err) < 0)
+        return -1;
+    if (!split->automatic)
+        return 0;
+    split->count = 1;
+#ifdef PLIMSOLL_HAVE_CUDA
+    if (strcmp(name, "cuda") == 0)
+        return cuda_device_count(parameters, &split->count, err);
+#endif
+    (void)name;
+    return 0;
+}
+
+int backend_select(struct backend *backend, struct plim_err *err)
+{
+    plim_pool_set_place(backend->pool, backend->place);
+    return backend->ops->select ? backend->ops->select(backend, err) : 0;
+}
+
 int backend_open(struct backend *backend, const char *name, struct plim_pool *pool, struct threads *threads,
                  const struct plim_parameters *parameters, struct plim_err *err)
+{
+    return backend_open_at(backend, name, 0, pool, threads, parameters, err);
+}
+
+int backend_open_at(struct backend *backend, const char *name, size_t place, struct plim_pool *pool, struct threads *threads,
+                    const struct plim_parameters *parameters, struct plim_err *err)
 {
     const struct backend_entry *entry = entry_find(name);
     const char *reason = strcmp(name, "cuda") == 0 ? "this build has no CUDA backend" : "unknown name";
 
-    *backend = (struct backend){ .pool = pool, .threads = threads, .parameters = parameters };
+    *backend = (struct backend){ .pool = pool, .place = place, .threads = threads, .parameters = parameters };
     if (!entry)
         return plim_err_input(err, "backend \"%s\": %s; this build has " BACKEND_LIST, name, reason);
+    if (place > 0)
+        plim_pool_set_place(pool, place);
     if (entry->ops->open(backend, err) < 0)
         return plim_err_wrap(err, "opening the %s backend", name);
     backend->ops = entry->ops;

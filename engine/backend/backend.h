@@ -103,6 +103,15 @@ struct backend_ops {
     bool unified_memory;              /* device memory is ordinary memory: the host may read and write it in place */
 
     int (*open)(struct backend *backend, struct plim_err *err);
+    /*
+     * Where there are several (backend_open_at): makes this one's device the calling thread's, which it must be for all other
+     * operations. NULL: nothing to do. And its bytes that are free; NULL: as many as anywhere.
+     */
+    int (*select)(struct backend *backend, struct plim_err *err);
+    int (*free_bytes)(struct backend *backend, uint64_t *bytes, struct plim_err *err);
+    /* Copies what `from` has on its device, in order with the operations of both. This one is selected before and after. */
+    int (*receive)(struct backend *backend, void *to, struct backend *from, const void *what, size_t bytes,
+                   struct plim_err *err);
     void (*close)(struct backend *backend);
 
     /* Makes a linear layer ready. What it maps it counts as weights_mapped. */
@@ -229,6 +238,7 @@ struct backend_ops {
 struct backend {
     const struct backend_ops *ops;
     struct plim_pool *pool;                    /* borrowed */
+    size_t place;                              /* which of the fast tier's devices is its own */
     struct threads *threads;                   /* borrowed */
     const struct plim_parameters *parameters;  /* borrowed, resolved */
     struct backend_counters counters;
@@ -242,11 +252,23 @@ int backend_open(struct backend *backend, const char *name, struct plim_pool *po
                  const struct plim_parameters *parameters, struct plim_err *err);
 void backend_close(struct backend *backend);
 
+/* The same on the place-th device that gpu_split uses, counted from 0. Selects it. */
+int backend_open_at(struct backend *backend, const char *name, size_t place, struct plim_pool *pool, struct threads *threads,
+                    const struct plim_parameters *parameters, struct plim_err *err);
+
+/* From now on this backend's operations may be called, and the pool's fast tier is its device. Only where there are several. */
+int backend_select(struct backend *backend, struct plim_err *err);
+
+/* How many devices gpu_split uses: "auto": all from `device` on, so this may look for them. */
+int backend_split(const char *name, const struct plim_parameters *parameters, struct plim_split *split, struct plim_err *err);
+
 /*
  * The memory of the backend's fast tier, for plim_pool_options; false where that is RAM, or the name is unknown. Touches no
  * device: that begins with the pool's first allocation there.
  */
 bool backend_memory(const char *name, const struct plim_parameters *parameters, struct plim_pool_memory *memory);
+bool backend_memory_at(const char *name, size_t place, const struct plim_parameters *parameters,
+                       struct plim_pool_memory *memory);
 
 /* How a layer's keys and values are stored, as the parameter kv_cache says: one row for each position. */
 enum kv_part {

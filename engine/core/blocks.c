@@ -183,7 +183,9 @@ uint64_t blocks_trim(struct blocks *blocks, enum plim_tier tier)
 {
     uint64_t before = blocks->reserved_bytes[tier];
     if (in_arena(blocks, tier)) {
-        uint64_t given_back = arena_trim(&blocks->arena);
+        uint64_t given_back = 0;
+        for (size_t i = 0; i < blocks->arena_count; i++)
+            given_back += arena_trim(&blocks->arena[i]);
         count_reserved(blocks, tier, -(int64_t)given_back);
         return given_back;
     }
@@ -335,9 +337,10 @@ static struct block *take_mapped(struct blocks *blocks, enum plim_tier tier, siz
 /* Takes and counts what the device had to lend for it. */
 static struct block *lend(struct blocks *blocks, size_t bytes)
 {
-    uint64_t before = blocks->arena.committed_bytes;
-    struct block *block = arena_take(&blocks->arena, bytes, true);
-    uint64_t lent = blocks->arena.committed_bytes - before;
+    struct arena *arena = &blocks->arena[blocks->place];
+    uint64_t before = arena->committed_bytes;
+    struct block *block = arena_take(arena, bytes, true);
+    uint64_t lent = arena->committed_bytes - before;
 
     if (lent > 0) {
         count_reserved(blocks, PLIM_FAST, (int64_t)lent);
@@ -348,7 +351,7 @@ static struct block *lend(struct blocks *blocks, size_t bytes)
 
 static struct block *take_remote(struct blocks *blocks, size_t bytes)
 {
-    struct block *block = arena_take(&blocks->arena, bytes, false);
+    struct block *block = arena_take(&blocks->arena[blocks->place], bytes, false);
     if (block)
         return block;
     make_room(blocks, PLIM_FAST, bytes);
@@ -398,9 +401,10 @@ void blocks_give(struct blocks *blocks, struct block *block)
     block->state = BLOCK_FREE;
     blocks->live_span_bytes[tier] -= block->span_bytes;
     if (block->remote) {
-        uint64_t before = blocks->arena.committed_bytes;
-        arena_give(&blocks->arena, block);
-        count_reserved(blocks, PLIM_FAST, (int64_t)(blocks->arena.committed_bytes - before));
+        struct arena *arena = blocks_arena(blocks, block->remote);
+        uint64_t before = arena->committed_bytes;
+        arena_give(arena, block);
+        count_reserved(blocks, PLIM_FAST, (int64_t)(arena->committed_bytes - before));
         return;
     }
     HIDE(block_memory(block), block->span_bytes - PLIM_POOL_ALIGN);
@@ -477,23 +481,28 @@ struct block *blocks_resize(struct blocks *blocks, struct block *block, size_t b
 
 const char *blocks_reason(const struct blocks *blocks, enum plim_tier tier)
 {
-    return in_arena(blocks, tier) ? blocks->arena.refusal.message : strerror(errno);
+    return in_arena(blocks, tier) ? blocks->arena[blocks->place].refusal.message : strerror(errno);
 }
 
 int blocks_zero(struct blocks *blocks, struct block *block, struct plim_err *err)
 {
-    const struct plim_pool_memory *memory = &blocks->arena.memory;
-    if (block->remote)
+    if (block->remote) {
+        const struct plim_pool_memory *memory = &blocks_arena(blocks, block->remote)->memory;
         return memory->zero(memory->context, (uint64_t)(uintptr_t)block->remote, block->bytes, err);
+    }
     memset(block_memory(block), 0, block->bytes);
     return 0;
 }
 
-int blocks_init(struct blocks *blocks, const char *spill_directory, const struct plim_pool_memory *fast_memory)
+int blocks_init(struct blocks *blocks, const char *spill_directory, const struct plim_pool_memory *fast_memory,
+                size_t fast_memory_count)
 {
     *blocks = (struct blocks){ .has_arena = fast_memory != NULL, .ram = fast_memory ? PLIM_SLOW : PLIM_FAST };
     if (fast_memory)
-        arena_init(&blocks->arena, fast_memory);
+        blocks->arena_count = fast_memory_count ? fast_memory_count : 1;
+    assert(blocks->arena_count <= PLIM_POOL_MOST_PLACES);
+    for (size_t i = 0; i < blocks->arena_count; i++)
+        arena_init(&blocks->arena[i], &fast_memory[i]);
     return spill_init(&blocks->spill, spill_directory);
 }
 
@@ -510,6 +519,6 @@ void blocks_release(struct blocks *blocks)
     while (blocks->chunks)
         unmap_chunk(blocks, blocks->chunks);
     spill_release(&blocks->spill);
-    if (blocks->has_arena)
-        arena_release(&blocks->arena);
+    for (size_t i = 0; i < blocks->arena_count; i++)
+        arena_release(&blocks->arena[i]);
 }

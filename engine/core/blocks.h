@@ -56,7 +56,9 @@ struct blocks {
     struct block *live[PLIM_TIER_COUNT];              /* mapped blocks in use */
     struct block *bins[PLIM_TIER_COUNT][BLOCKS_BINS]; /* mapped blocks that are free */
     struct spill spill;
-    struct arena arena;                               /* the fast tier's, if has_arena */
+    struct arena arena[PLIM_POOL_MOST_PLACES];        /* the fast tier's, one a device, if has_arena */
+    size_t arena_count;
+    size_t place;                                     /* the one that blocks are taken from */
     bool has_arena;
     enum plim_tier ram;                               /* the tier that is RAM: slow, if has_arena */
 
@@ -67,8 +69,9 @@ struct blocks {
     uint64_t system_count;                            /* how often the system was asked for more */
 };
 
-/* Both as in plim_pool_options. -1 when memory is out. */
-int blocks_init(struct blocks *blocks, const char *spill_directory, const struct plim_pool_memory *fast_memory);
+/* All as in plim_pool_options. -1 when memory is out. */
+int blocks_init(struct blocks *blocks, const char *spill_directory, const struct plim_pool_memory *fast_memory,
+                size_t fast_memory_count);
 
 /* Gives everything back, live blocks included. */
 void blocks_release(struct blocks *blocks);
@@ -96,10 +99,20 @@ static inline void *block_memory(struct block *block)
     return block->remote ? block->remote : (char *)block + PLIM_POOL_ALIGN;
 }
 
+/* Whose arena an address is in; NULL: it is in RAM. */
+static inline struct arena *blocks_arena(const struct blocks *blocks, const void *memory)
+{
+    for (size_t i = 0; i < blocks->arena_count; i++)
+        if (arena_has(&blocks->arena[i], memory))
+            return (struct arena *)(uintptr_t)&blocks->arena[i];
+    return NULL;
+}
+
 static inline struct block *block_of(const struct blocks *blocks, const void *memory)
 {
-    if (blocks->has_arena && arena_has(&blocks->arena, memory))
-        return arena_find(&blocks->arena, memory);
+    const struct arena *arena = blocks_arena(blocks, memory);
+    if (arena)
+        return arena_find(arena, memory);
     return (struct block *)(uintptr_t)((const char *)memory - PLIM_POOL_ALIGN);
 }
 

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -35,6 +36,12 @@ static const char *const backend_reasons[] = { NULL, NO_CUDA };
 #define LOW_MEM_INPUT_LEN 1024
 #define LOW_MEM_ATTENTION_SIZE (1024 * 1024)
 
+static int check_split(const char *text, struct plim_err *err)
+{
+    struct plim_split split;
+    return plim_split_parse(text, &split, err);
+}
+
 static const struct plim_parameter_row table[PLIM_PARAMETER_COUNT] = {
     [PLIM_BACKEND] = {
         .name = "backend", .type = PLIM_TYPE_CHOICE, .scope = PLIM_SCOPE_ENGINE, .unit = "",
@@ -47,6 +54,12 @@ static const struct plim_parameter_row table[PLIM_PARAMETER_COUNT] = {
         .default_count = 0, .low = 0, .high = 63,
         .help = "The GPU that the cuda backend uses, counted from 0 as the driver does",
         .origin = "", .unavailable = NO_CUDA,
+    },
+    [PLIM_GPU_SPLIT] = {
+        .name = "gpu_split", .type = PLIM_TYPE_TEXT, .scope = PLIM_SCOPE_ENGINE, .unit = "", .check = check_split,
+        .help = "Layers on several devices from `device` on: auto shares them by free memory, A,B,... is GiB (or Mi, Gi) of "
+                "weights for each; empty: one device",
+        .origin = "ExLlamaV2 gpu_split",
     },
     [PLIM_MAX_DQ_SIZE] = {
         .name = "max_dq_size", .type = PLIM_TYPE_COUNT, .scope = PLIM_SCOPE_ENGINE, .unit = "elements",
@@ -155,6 +168,7 @@ const char *const *plim_parameter_names(void)
     static const char *const names[PLIM_PARAMETER_COUNT + 1] = {
         [PLIM_BACKEND] = "backend",
         [PLIM_DEVICE] = "device",
+        [PLIM_GPU_SPLIT] = "gpu_split",
         [PLIM_MAX_DQ_SIZE] = "max_dq_size",
         [PLIM_DQ_MODE] = "dq_mode",
         [PLIM_DQ_ROWS] = "dq_rows",
@@ -266,6 +280,14 @@ static int set_value(struct plim_parameters *parameters, enum plim_parameter p, 
         parameters->text[p][0] = '\0';
         return 0;
     }
+    if (row->check) {
+        if (strlen(text) >= sizeof parameters->text[p])
+            return plim_err_input(err, "\"%.60s\" is longer than %zu characters", text, sizeof parameters->text[p] - 1);
+        if (row->check(text, err) < 0)
+            return -1;
+        snprintf(parameters->text[p], sizeof parameters->text[p], "%s", text);
+        return 0;
+    }
     int choice = find_choice(row, names, text);
     if (choice < 0 && row->type == PLIM_TYPE_SWITCH)
         return plim_err_input(err, "\"%.60s\" is neither on nor off", text);
@@ -308,6 +330,51 @@ int plim_parameters_resolve(struct plim_parameters *parameters, struct plim_err 
         if (count[PLIM_MAX_ATTENTION_SIZE] > LOW_MEM_ATTENTION_SIZE)
             count[PLIM_MAX_ATTENTION_SIZE] = LOW_MEM_ATTENTION_SIZE;
     }
+    return 0;
+}
+
+/* ---- gpu_split ---- */
+
+/* One size: plain numbers are GiB. */
+static int parse_share(const char *text, uint64_t *bytes, struct plim_err *err)
+{
+    char *end;
+    double number = strtod(text, &end);
+    int64_t count;
+
+    if (end != text && *end == '\0' && number > 0 && number <= 1 << 20) {
+        *bytes = (uint64_t)(number * (double)(1 << 30));
+        return 0;
+    }
+    if (plim_parse_count(text, &count, err) < 0)
+        return -1;
+    if (count == 0)
+        return plim_err_input(err, "a device with no memory in it");
+    *bytes = (uint64_t)count;
+    return 0;
+}
+
+int plim_split_parse(const char *text, struct plim_split *out, struct plim_err *err)
+{
+    char piece[32];
+
+    *out = (struct plim_split){ .automatic = strcmp(text, "auto") == 0 };
+    if (out->automatic)
+        return 0;
+    for (const char *at = text; *at;) {
+        size_t length = strcspn(at, ",");
+        bool open_end = at[length] == ',' && at[length + 1] == '\0';
+        if (length == 0 || length >= sizeof piece || open_end)
+            return plim_err_input(err, "\"%.60s\" is neither auto nor sizes with commas between them", text);
+        if (out->count == PLIM_MOST_DEVICES)
+            return plim_err_input(err, "\"%.60s\" has more than %d devices", text, PLIM_MOST_DEVICES);
+        snprintf(piece, sizeof piece, "%.*s", (int)length, at);
+        if (parse_share(piece, &out->bytes[out->count++], err) < 0)
+            return -1;
+        at += length + (at[length] == ',');
+    }
+    if (out->count == 0)
+        out->count = 1;
     return 0;
 }
 

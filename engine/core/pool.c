@@ -125,7 +125,7 @@ int plim_pool_open(struct plim_pool **pool, const struct plim_pool_options *opti
     struct plim_pool *new_pool = calloc(1, sizeof *new_pool);
     *pool = NULL;
     if (!new_pool || blocks_init(&new_pool->blocks, options ? options->spill_directory : NULL,
-                                 options ? options->fast_memory : NULL) < 0) {
+                                 options ? options->fast_memory : NULL, options ? options->fast_memory_count : 0) < 0) {
         free(new_pool);
         return plim_err_set(err, PLIM_ERR_MEMORY, "out of memory opening a memory pool");
     }
@@ -282,6 +282,14 @@ void plim_pool_note_mapped(struct plim_pool *pool, int64_t bytes)
         *peak = *held;
     if (pool->trace)
         pool_trace_mapped(pool->trace, tier, (uint64_t)bytes);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+void plim_pool_set_place(struct plim_pool *pool, size_t place)
+{
+    pthread_mutex_lock(&pool->mutex);
+    if (place < pool->blocks.arena_count)
+        pool->blocks.place = place;
     pthread_mutex_unlock(&pool->mutex);
 }
 

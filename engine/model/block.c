@@ -2,10 +2,15 @@
 
 void block_init(struct block *block, const struct plim_model *model)
 {
+    block_init_at(block, model, 0);
+}
+
+void block_init_at(struct block *block, const struct plim_model *model, size_t place)
+{
     *block = (struct block){
         .model = model,
         .config = &model->files.config,
-        .backend = &model->engine->backend,
+        .backend = engine_backend(model->engine, place),
         .ops = model->engine->backend.ops,
     };
 }

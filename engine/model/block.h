@@ -71,6 +71,8 @@ struct block_layout block_layout(const struct model_config *config, size_t rows,
 
 /* Fills in what follows from the model. Allocates nothing. */
 void block_init(struct block *block, const struct plim_model *model);
+/* The same for the layers at one place. */
+void block_init_at(struct block *block, const struct plim_model *model, size_t place);
 
 /* Scratch for a chunk of `rows` tokens: what is open is kept if it is large enough. And gives it back. */
 int block_scratch_open(struct block *block, size_t rows, struct plim_err *err);

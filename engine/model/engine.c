@@ -1,4 +1,4 @@
-/* The engine: one pool, one team of threads, one backend. */
+/* The engine: one pool, one team of threads, one backend, or one for each device that gpu_split uses. */
 
 #include "model.h"
 
@@ -17,18 +17,51 @@ static struct plim_pool_options pool_options(const struct plim_parameters *param
     return pool;
 }
 
+static int open_backends(struct plim_engine *engine, const char *name, struct plim_err *err)
+{
+    size_t others = engine->place_count - 1;
+
+    if (others > 0) {
+        engine->others = plim_pool_calloc(engine->pool, PLIM_HOST, PLIM_TAG_METADATA, others, sizeof *engine->others, err);
+        if (!engine->others)
+            return -1;
+    }
+    for (size_t place = 0; place < engine->place_count; place++)
+        if (backend_open_at(engine_backend(engine, place), name, place, engine->pool, engine->threads, &engine->parameters,
+                            err) < 0)
+            return -1;
+    return engine_select(engine, 0, err);
+}
+
+static void close_backend(struct plim_engine *engine, size_t place)
+{
+    struct plim_err unsaid = PLIM_ERR_INIT;
+
+    if (place > 0 && !engine->others)
+        return;
+    if (engine_backend(engine, place)->ops)
+        (void)engine_select(engine, place, &unsaid);
+    backend_close(engine_backend(engine, place));
+}
+
 int plim_engine_open(struct plim_engine **out, const char *backend, const struct plim_parameters *parameters,
                      const struct plim_engine_options *options, struct plim_err *err)
 {
     struct plim_pool_options pool_option = pool_options(parameters, options);
-    struct plim_pool_memory memory;
+    struct plim_pool_memory memory[PLIM_MOST_DEVICES];
     struct plim_pool *pool = NULL;
     struct plim_engine *engine = NULL;
+    struct plim_split split;
 
     if (!backend)
         backend = plim_parameters_backend(parameters);
-    if (backend_memory(backend, parameters, &memory))
-        pool_option.fast_memory = &memory;
+    if (backend_split(backend, parameters, &split, err) < 0)
+        return -1;
+    for (size_t place = 0; place < split.count; place++)
+        if (backend_memory_at(backend, place, parameters, &memory[place])) {
+            pool_option.fast_memory = memory;
+            pool_option.fast_memory_count = split.count;
+        }
     if (plim_pool_open(&pool, &pool_option, err) < 0)
         return -1;
     engine = plim_pool_calloc(pool, PLIM_HOST, PLIM_TAG_METADATA, 1, sizeof *engine, err);
@@ -40,7 +73,8 @@ int plim_engine_open(struct plim_engine **out, const char *backend, const struct
     engine->parameters = *parameters;
     if (threads_open(&engine->threads, (int)parameters->count[PLIM_CPU_THREADS], err) < 0)
         goto fail;
-    if (backend_open(&engine->backend, backend, pool, engine->threads, &engine->parameters, err) < 0)
+    engine->place_count = split.count;
+    if (open_backends(engine, backend, err) < 0)
         goto fail;
     *out = engine;
     return 0;
@@ -55,7 +89,9 @@ uint64_t plim_engine_close(struct plim_engine *engine)
     if (!engine)
         return 0;
     struct plim_pool *pool = engine->pool;
-    backend_close(&engine->backend);
+    for (size_t place = engine->place_count; place-- > 0;)
+        close_backend(engine, place);
+    plim_pool_free(pool, engine->others);
     threads_close(engine->threads);
     plim_pool_free(pool, engine);
     return plim_pool_close(pool);
@@ -83,15 +119,15 @@ void plim_blas_describe(char *library, size_t library_size, char *core, size_t c
 
 void plim_engine_counters(const struct plim_engine *engine, struct plim_counters *out)
 {
-    const struct backend_counters *work = &engine->backend.counters;
-
-    *out = (struct plim_counters){
-        .dequant_chunks = work->dequant_chunks,
-        .dequantised_elements = work->dequantised_elements,
-        .weight_bytes_read = work->weight_bytes_read,
-        .fused_calls = work->fused_calls,
-        .chunked_calls = work->chunked_calls,
-        .attention_chunks = work->attention_chunks,
-        .forward_chunks = engine->forward_chunks,
-    };
+    *out = (struct plim_counters){ .forward_chunks = engine->forward_chunks };
+    for (size_t place = 0; place < engine->place_count; place++) {
+        const struct backend_counters *work =
+            place == 0 ? &engine->backend.counters : &engine->others[place - 1].counters;
+        out->dequant_chunks += work->dequant_chunks;
+        out->dequantised_elements += work->dequantised_elements;
+        out->weight_bytes_read += work->weight_bytes_read;
+        out->fused_calls += work->fused_calls;
+        out->chunked_calls += work->chunked_calls;
+        out->attention_chunks += work->attention_chunks;
+    }
 }

@@ -6,9 +6,13 @@
  *
  * A single token on a backend that records steps is the exception: decoder and head are one step, so everything is held
  * from its beginning to its end.
+ *
+ * Where layers are on several devices (gpu_split), each has hidden states and scratch of its own; hidden goes from one to the
+ * next with the layers, and the head is with the last of them, or after it.
  */
 
 #include <stdatomic.h>
+#include <string.h>
 
 #include "block.h"
 #include "model.h"
@@ -19,18 +23,100 @@ struct pass {
     struct plim_session *session;
     const struct plim_model *model;
     const struct model_config *config;
-    struct backend *backend;
+    struct backend *backend;         /* of `block` */
     const struct backend_ops *ops;
 
-    struct block block;      /* its hidden, first and rows are the chunk's */
-    const int32_t *ids;      /* of this chunk */
+    struct block blocks[PLIM_MOST_DEVICES];   /* by place */
+    size_t place_count;              /* that layers, or the head, are at */
+    size_t place;
+    struct block *block;             /* blocks[place]; its hidden, first and rows are the chunk's */
+    const int32_t *ids;              /* of this chunk */
 };
 
+/* ---- places ---- */
+
+/* Goes on with the same rows at another place, without their hidden states. */
+static int go_to(struct pass *p, size_t place, struct plim_err *err)
+{
+    struct block *next = &p->blocks[place];
+
+    if (place == p->place)
+        return 0;
+    next->first = p->block->first;
+    next->rows = p->block->rows;
+    p->place = place;
+    p->block = next;
+    p->backend = next->backend;
+    return engine_select(p->model->engine, place, err);
+}
+
+/* And with them. */
+static int move_to(struct pass *p, size_t place, struct plim_err *err)
+{
+    const struct block *before = p->block;
+    size_t bytes = before->rows * p->config->hidden_size * sizeof *before->hidden;
+
+    if (place == p->place)
+        return 0;
+    if (go_to(p, place, err) < 0)
+        return -1;
+    if (p->ops->receive)
+        return p->ops->receive(p->backend, p->block->hidden, before->backend, before->hidden, bytes, err);
+    memcpy(p->block->hidden, before->hidden, bytes);
+    return 0;
+}
+
+static void pass_init(struct pass *p, struct plim_session *session)
+{
+    *p = (struct pass){ .session = session, .model = session->model };
+    p->config = &p->model->files.config;
+    p->place_count = p->model->head_place + 1;
+    for (size_t place = 0; place < p->place_count; place++)
+        block_init_at(&p->blocks[place], p->model, place);
+    p->block = p->blocks;
+    p->backend = p->block->backend;
+    p->ops = p->backend->ops;
+}
+
+/* Hidden states for chunks of up to `rows`, everywhere. */
 static int hidden_open(struct pass *p, size_t rows, struct plim_err *err)
 {
-    size_t bytes = rows * p->config->hidden_size * sizeof *p->block.hidden;
-    p->block.hidden = plim_pool_alloc(p->backend->pool, PLIM_FAST, PLIM_TAG_ACTIVATIONS, bytes, err);
-    return p->block.hidden ? 0 : -1;
+    size_t bytes = rows * p->config->hidden_size * sizeof *p->block->hidden;
+
+    for (size_t place = p->place_count; place-- > 0;) {
+        if (go_to(p, place, err) < 0)
+            return -1;
+        p->block->hidden = plim_pool_alloc(p->backend->pool, PLIM_FAST, PLIM_TAG_ACTIVATIONS, bytes, err);
+        if (!p->block->hidden)
+            return -1;
+    }
+    return 0;
+}
+
+/* Scratch and rope tables for this chunk, everywhere. */
+static int scratch_open(struct pass *p, struct plim_err *err)
+{
+    for (size_t place = p->place_count; place-- > 0;)
+        if (go_to(p, place, err) < 0 || block_scratch_open(p->block, p->block->rows, err) < 0 ||
+            block_rope(p->block, err) < 0)
+            return -1;
+    return 0;
+}
+
+static void scratch_close(struct pass *p)
+{
+    for (size_t place = 0; place < p->place_count; place++)
+        block_scratch_close(&p->blocks[place]);
+}
+
+static void pass_close(struct pass *p)
+{
+    struct plim_err unsaid = PLIM_ERR_INIT;
+
+    scratch_close(p);
+    for (size_t place = 0; place < p->place_count; place++)
+        plim_pool_free(p->backend->pool, p->blocks[place].hidden);
+    (void)go_to(p, 0, &unsaid);
 }
 
 /* ---- the decoder ---- */
@@ -60,10 +146,10 @@ static int check_embedding(struct pass *p, struct plim_err *err)
 
     if (p->model->mapped_bytes == 0)
         return 0;
-    threads_run(p->backend->threads, p->block.rows, 64, check_rows, &check);
+    threads_run(p->backend->threads, p->block->rows, 64, check_rows, &check);
     if (!atomic_load_explicit(&check.bad, memory_order_relaxed))
         return 0;
-    for (size_t i = 0; i < p->block.rows; i++) {   /* the first of them is named */
+    for (size_t i = 0; i < p->block->rows; i++) {   /* the first of them is named */
         if (tensor_check_finite(check.embedding, (size_t)check.ids[i] * check.width, check.width, err) < 0)
             return -1;
     }
@@ -79,9 +165,9 @@ static int embed(struct pass *p, struct plim_err *err)
     if (check_embedding(p, err) < 0)
         return -1;
     if (p->ops->embed(p->backend, model->embedding->dtype, model->embedding->data, c->hidden_size, p->ids,
-                      p->block.rows, c->embedding_scale, p->block.hidden, err) < 0)
+                      p->block->rows, c->embedding_scale, p->block->hidden, err) < 0)
         return -1;
-    return block_rope(&p->block, err);
+    return 0;
 }
 
 static int layers(struct pass *p, struct plim_err *err)
@@ -90,11 +176,12 @@ static int layers(struct pass *p, struct plim_err *err)
 
     for (size_t i = 0; i < p->config->layer_count; i++) {
         const struct layer *layer = &p->model->layers[i];
-        if (block_attention(&p->block, layer, session_keys(session, i), session_values(session, i), err) < 0 ||
-            block_mlp(&p->block, layer, err) < 0)
+        if (move_to(p, layer->place, err) < 0 ||
+            block_attention(p->block, layer, session_keys(session, i), session_values(session, i), err) < 0 ||
+            block_mlp(p->block, layer, err) < 0)
             return -1;
     }
-    return 0;
+    return move_to(p, p->model->head_place, err);
 }
 
 /* ---- the output head ---- */
@@ -156,13 +243,13 @@ static int logits_fetch(struct logits *logits, struct pass *p, size_t rows, stru
 static int head(struct pass *p, size_t count, const struct plim_forward *forward, struct plim_err *err)
 {
     const struct model_config *c = p->config;
-    float *x = p->block.hidden + (p->block.rows - count) * c->hidden_size;
-    size_t first = p->block.first + p->block.rows - count;
+    float *x = p->block->hidden + (p->block->rows - count) * c->hidden_size;
+    size_t first = p->block->first + p->block->rows - count;
     struct logits logits = { 0 };
     int rc = -1;
 
     plim_pool_set_scope(p->backend->pool, "head");
-    if (block_norm(&p->block, x, p->model->final_norm, count, c->hidden_size, x, err) < 0)
+    if (block_norm(p->block, x, p->model->final_norm, count, c->hidden_size, x, err) < 0)
         goto out;
     if (logits_open(&logits, p, count, err) < 0)
         goto out;
@@ -183,19 +270,18 @@ out:
 
 /* ---- chunks ---- */
 
-/* One chunk of p->block.rows tokens at p->block.first; `last` says that it ends the input. */
+/* One chunk of p->block->rows tokens at p->block->first; `last` says that it ends the input. */
 static int chunk(struct pass *p, bool last, const struct plim_forward *forward, struct plim_err *err)
 {
     /* Mostly the first chunk's, which is the longest, does for all; a head pass gives it back. */
-    if (block_scratch_open(&p->block, p->block.rows, err) < 0)
-        return -1;
-    if (embed(p, err) < 0 || layers(p, err) < 0)
+    if (scratch_open(p, err) < 0 || embed(p, err) < 0 || layers(p, err) < 0)
         return -1;
     p->session->model->engine->forward_chunks++;
     if (forward->rows == PLIM_LOGITS_NONE || (forward->rows == PLIM_LOGITS_LAST && !last))
-        return 0;
-    block_scratch_close(&p->block);
-    return head(p, forward->rows == PLIM_LOGITS_ALL ? p->block.rows : 1, forward, err);
+        return go_to(p, 0, err);
+    scratch_close(p);
+    int rc = head(p, forward->rows == PLIM_LOGITS_ALL ? p->block->rows : 1, forward, err);
+    return rc < 0 ? -1 : go_to(p, 0, err);
 }
 
 /* ---- one token, recorded ---- */
@@ -209,17 +295,17 @@ static int issue_step(void *context, struct plim_err *err)
 {
     struct step_context *step = context;
     struct pass *p = step->pass;
-    float *hidden = p->block.hidden;
+    float *hidden = p->block->hidden;
 
     if (layers(p, err) < 0)
         return -1;
     plim_pool_set_scope(p->backend->pool, "head");
-    if (block_norm(&p->block, hidden, p->model->final_norm, 1, p->config->hidden_size, hidden, err) < 0)
+    if (block_norm(p->block, hidden, p->model->final_norm, 1, p->config->hidden_size, hidden, err) < 0)
         return -1;
     return logits_compute(&step->logits, p, hidden, 1, err);
 }
 
-/* The token at p->block.first, with hidden open. Its embedding and rope table change each time and are no part of it. */
+/* The token at p->block->first, with hidden open. Its embedding and rope table change each time and are no part of it. */
 static int one_token(struct pass *p, const struct plim_forward *forward, struct plim_err *err)
 {
     struct step_context step = { .pass = p };
@@ -227,19 +313,19 @@ static int one_token(struct pass *p, const struct plim_forward *forward, struct 
     const void *logits;
     int rc = -1;
 
-    if (block_scratch_open(&p->block, 1, err) < 0)
+    if (scratch_open(p, err) < 0)
         return -1;
     plim_pool_set_scope(p->backend->pool, "step");
     step.logits.device = plim_pool_alloc(p->backend->pool, PLIM_FAST, PLIM_TAG_LOGITS, bytes, err);
     if (!step.logits.device || embed(p, err) < 0)
         goto out;
-    struct step_key key = { p->block.first,
-                            { p->block.hidden, p->block.scratch, step.logits.device, p->session->cache } };
+    struct step_key key = { p->block->first,
+                            { p->block->hidden, p->block->scratch, step.logits.device, p->session->cache } };
     if (p->ops->step_run(p->backend, p->session->step, &key, issue_step, &step, err) < 0 ||
         p->ops->step_result(p->backend, step.logits.device, bytes, &logits, err) < 0)
         goto out;
     p->session->model->engine->forward_chunks++;
-    rc = forward->callback(forward->context, p->block.first, 1, p->config->vocab_size, logits, err);
+    rc = forward->callback(forward->context, p->block->first, 1, p->config->vocab_size, logits, err);
 
 out:
     plim_pool_free(p->backend->pool, step.logits.device);
@@ -272,27 +358,21 @@ int plim_session_forward(struct plim_session *session, const int32_t *ids, size_
 {
     struct plim_engine *engine = session->model->engine;
     size_t chunk_rows = plim_min(count, (size_t)engine->parameters.count[PLIM_MAX_INPUT_LEN]);
-    struct pass p = {
-        .session = session,
-        .model = session->model,
-        .config = &session->model->files.config,
-        .backend = &engine->backend,
-        .ops = engine->backend.ops,
-    };
+    struct pass p;
     int rc = -1;
 
     if (check_input(session, ids, count, forward, err) < 0)
         return -1;
-    block_init(&p.block, p.model);
+    pass_init(&p, session);
     plim_pool_set_scope(engine->pool, "forward");
     if (hidden_open(&p, chunk_rows, err) < 0)
         goto out;
-    for (size_t done = 0; done < count; done += p.block.rows) {
+    for (size_t done = 0; done < count; done += p.block->rows) {
         p.ids = ids + done;
-        p.block.first = session->position + done;
-        p.block.rows = plim_min(chunk_rows, count - done);
+        p.block->first = session->position + done;
+        p.block->rows = plim_min(chunk_rows, count - done);
         bool recorded = count == 1 && session->step && forward->rows != PLIM_LOGITS_NONE;
-        int status = recorded ? one_token(&p, forward, err) : chunk(&p, done + p.block.rows == count, forward, err);
+        int status = recorded ? one_token(&p, forward, err) : chunk(&p, done + p.block->rows == count, forward, err);
         if (status < 0)
             goto out;
     }
@@ -301,7 +381,6 @@ int plim_session_forward(struct plim_session *session, const int32_t *ids, size_
     rc = 0;
 
 out:
-    block_scratch_close(&p.block);
-    plim_pool_free(engine->pool, p.block.hidden);
+    pass_close(&p);
     return rc;
 }

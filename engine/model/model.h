@@ -25,7 +25,9 @@ struct plim_engine {
     struct plim_pool *pool;
     struct threads *threads;
     struct plim_parameters parameters;
-    struct backend backend;
+    struct backend backend;                 /* the only one, or the first that gpu_split uses */
+    struct backend *others;                 /* the other ones, [place_count - 1] */
+    size_t place_count;
     uint64_t forward_chunks;
 };
 
@@ -36,7 +38,8 @@ struct layer {
     const struct rope *rope;                /* one of plim_model.rope */
     char attention_scope[40];               /* "layers.3.attention", for the pool's reports */
     char mlp_scope[40];
-    float *own_norms;                       /* its norms, when the layer was loaded alone (model_layer_load) */
+    size_t place;                           /* whose backend has it; 0 up to place_count - 1, never falling */
+    float *own_norms;                       /* its norms, when it was loaded alone (model_layer_load), or isn't at place 0 */
 };
 
 struct plim_model {
@@ -45,9 +48,11 @@ struct plim_model {
     struct plim_model_info info;
     struct layer *layers;                   /* [layer_count] */
     const struct tensor *embedding;         /* [vocab_size, hidden_size], mapped */
-    float *norms;                           /* device; every norm's weights, one block */
-    const float *final_norm;                /* [hidden_size], inside norms */
+    float *norms;                           /* device; every norm's weights at place 0, one block */
+    float *head_norm;                       /* of a head elsewhere: the final norm */
+    const float *final_norm;                /* [hidden_size], inside norms, or head_norm */
     struct matrix head;
+    size_t head_place;                      /* no layer's is beyond it */
     struct rope rope;                       /* of global layers */
     struct rope rope_local;                 /* of local layers, where it differs; else unused */
     size_t mapped_bytes;                    /* of the embedding; 0 where the head has checked and counted it */
@@ -57,7 +62,8 @@ struct plim_session {
     struct plim_model *model;               /* borrowed */
     size_t context_tokens;                  /* capacity */
     size_t position;                        /* tokens that are valid */
-    void *cache;                            /* device [layer_count][keys, values][context_tokens] rows (kv_format.h) */
+    void *cache;                            /* device [layers at place 0][keys, values][context_tokens] rows (kv_format.h) */
+    void **other_caches;                    /* likewise at the other places; NULL: there are none */
     struct backend_step *step;              /* what the backend records of a decoded token; NULL: nothing */
 };
 
@@ -74,6 +80,27 @@ void model_layer_drop(struct plim_model *model, size_t index);
 /* The output head, the final norm, and the embedding. */
 int model_head_load(struct plim_model *model, struct plim_err *err);
 void model_head_drop(struct plim_model *model);
+
+/* The backend at a place. */
+static inline struct backend *engine_backend(struct plim_engine *engine, size_t place)
+{
+    return place == 0 ? &engine->backend : &engine->others[place - 1];
+}
+
+/* Selects it where there is more than one. */
+int engine_select(struct plim_engine *engine, size_t place, struct plim_err *err);
+
+/*
+ * Decides where layers and head go, as gpu_split says, by the bytes they take: place [layer_count + 1], the head's last, never
+ * falls. `free_bytes` [split->count]: of each device, for an automatic split (every device then has at least one layer, while
+ * there are as many). -1 with `err` when sizes that were given are too small.
+ */
+int model_split(const struct plim_split *split, const uint64_t *free_bytes, const uint64_t *part_bytes, size_t layer_count,
+                size_t *place, struct plim_err *err);
+
+/* Bytes of a layer's, or the head's (index layer_count), weights on the device. */
+int model_part_bytes(const struct model_files *files, size_t index, const char *backend,
+                     const struct plim_parameters *parameters, uint64_t *bytes, struct plim_err *err);
 
 /*
  * Takes the mapped pages of a tensor out of this process' resident set; they are read again when they are used. Loading

@@ -396,3 +396,20 @@ int model_files_info(struct plim_model_info *info, const struct model_files *fil
     info->head_bits_per_weight = 8.0 * (double)info->head_weight_bytes / (double)info->head_parameters;
     return 0;
 }
+
+struct linear_shape matrix_view_shape(const struct matrix_view *view)
+{
+    const struct linear_source *source = &view->source;
+    return (struct linear_shape){
+        .is_exl2 = source->is_exl2,
+        .dtype = source->dtype,
+        .in_features = source->in_features,
+        .out_features = source->out_features,
+        .stored_out_features = view->stored_out_features,
+        .group_count = source->exl2.group_count,
+        .word_rows = source->exl2.word_rows,
+        .copied_bytes = source->is_exl2 ? exl2_copied_bytes(&source->exl2) : 0,
+        .has_bias = source->bias != NULL,
+        .prescale = source->prescale,
+    };
+}

@@ -57,6 +57,9 @@ struct matrix_view {
     uint64_t stored_bytes;          /* weights as stored; scales, groups and permutation included, bias not */
 };
 
+/* What predictions need to know of it. */
+struct linear_shape matrix_view_shape(const struct matrix_view *view);
+
 /* Views of one layer's matrix, and of the output head (the embedding where the model ties them). */
 int model_layer_matrix(struct matrix_view *view, const struct model_files *files, size_t layer, enum layer_matrix which,
                        struct plim_err *err);

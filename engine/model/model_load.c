@@ -38,10 +38,10 @@ static int check_rows_repeat(const struct tensor *tensor, size_t width, struct p
 }
 
 /* Widens a norm to fp32 at `device`, in pieces through the stack. */
-static int load_norm(struct plim_model *model, const struct tensor *tensor, size_t width, float *device,
+static int load_norm(struct plim_model *model, const struct tensor *tensor, size_t width, float *device, size_t place,
                      struct plim_err *err)
 {
-    struct backend *backend = &model->engine->backend;
+    struct backend *backend = engine_backend(model->engine, place);
     float piece[1024];
 
     if (check_rows_repeat(tensor, width, err) < 0 || tensor_check_finite(tensor, 0, width, err) < 0)
@@ -67,7 +67,7 @@ static int load_layer_norms(struct plim_model *model, size_t index, float **next
             return -1;
         if (!tensor)
             continue;
-        if (load_norm(model, tensor, width, *next, err) < 0)
+        if (load_norm(model, tensor, width, *next, layer->place, err) < 0)
             return -1;
         layer->norm[which] = *next;
         *next += width;
@@ -95,26 +95,44 @@ static int load_final_norm(struct plim_model *model, float *device, struct plim_
     if (!final)
         return -1;
     model->final_norm = device;
-    return load_norm(model, final, config_of(model)->hidden_size, device, err);
+    return load_norm(model, final, config_of(model)->hidden_size, device, model->head_place, err);
 }
 
-/* All norms lie in one block: layer after layer, in the order of the enum, and the final norm. */
+/* Of a layer that isn't at place 0, or is alone: a block of its own. */
+static int load_own_norms(struct plim_model *model, size_t index, struct plim_err *err)
+{
+    struct layer *layer = &model->layers[index];
+
+    layer->own_norms = norms_alloc(model, layer_norm_elements(config_of(model)), err);
+    if (!layer->own_norms)
+        return -1;
+    float *next = layer->own_norms;
+    return load_layer_norms(model, index, &next, err);
+}
+
+/*
+ * All norms at place 0 lie in one block: layer after layer, in the order of the enum, and the final norm. Others are loaded
+ * with their layer, or the head.
+ */
 static int load_norms(struct plim_model *model, struct plim_err *err)
 {
     const struct model_config *c = config_of(model);
 
     if (!model_final_norm(&model->files, err))
         return -1;
-    model->norms = norms_alloc(model, c->layer_count * layer_norm_elements(c) + c->hidden_size, err);
+    size_t here = 0;
+    while (here < c->layer_count && model->layers[here].place == 0)
+        here++;
+    model->norms = norms_alloc(model, here * layer_norm_elements(c) + (model->head_place == 0 ? c->hidden_size : 0), err);
     if (!model->norms)
         return -1;
 
     float *next = model->norms;
-    for (size_t i = 0; i < c->layer_count; i++) {
+    for (size_t i = 0; i < here; i++) {
         if (load_layer_norms(model, i, &next, err) < 0)
             return -1;
     }
-    return load_final_norm(model, next, err);
+    return model->head_place == 0 ? load_final_norm(model, next, err) : 0;
 }
 
 /* ---- matrices ---- */
@@ -129,10 +147,10 @@ static void drop_source(const struct linear_source *source)
         model_drop_pages(source->weight, source->in_features * source->out_features * dtype_bytes(source->dtype));
 }
 
-static int load_matrix(struct plim_model *model, struct matrix *matrix, const struct matrix_view *view,
+static int load_matrix(struct plim_model *model, struct matrix *matrix, const struct matrix_view *view, size_t place,
                        struct plim_err *err)
 {
-    struct backend *backend = &model->engine->backend;
+    struct backend *backend = engine_backend(model->engine, place);
 
     if (backend->ops->matrix_init(backend, matrix, &view->source, err) < 0)
         return -1;
@@ -160,7 +178,7 @@ static int load_layer_matrices(struct plim_model *model, size_t index, int first
 
     for (int which = first; which < first + count; which++) {
         if (model_layer_matrix(&view, &model->files, index, (enum layer_matrix)which, err) < 0 ||
-            load_matrix(model, &model->layers[index].matrix[which], &view, err) < 0)
+            load_matrix(model, &model->layers[index].matrix[which], &view, model->layers[index].place, err) < 0)
             return -1;
     }
     return 0;
@@ -172,7 +190,7 @@ static int load_head(struct plim_model *model, struct plim_err *err)
 
     if (model_head_matrix(&view, &model->files, err) < 0)
         return -1;
-    return load_matrix(model, &model->head, &view, err);
+    return load_matrix(model, &model->head, &view, model->head_place, err);
 }
 
 /*
@@ -219,12 +237,69 @@ static int open_parts(struct plim_model *model, const char *directory, struct pl
     return 0;
 }
 
+/* Decides where layers and head go. */
+static int choose_places(struct plim_model *model, struct plim_err *err)
+{
+    struct plim_engine *engine = model->engine;
+    size_t layers = model->info.layer_count, *place = NULL;
+    const char *name = engine->backend.ops->name;
+    uint64_t free_bytes[PLIM_MOST_DEVICES], *bytes = NULL;
+    struct plim_split split;
+    int rc = -1;
+
+    if (backend_split(name, &engine->parameters, &split, err) < 0)
+        return -1;
+    for (size_t p = 0; p < engine->place_count; p++) {
+        struct backend *backend = engine_backend(engine, p);
+        free_bytes[p] = 1;
+        if (backend->ops->free_bytes &&
+            (engine_select(engine, p, err) < 0 || backend->ops->free_bytes(backend, &free_bytes[p], err) < 0))
+            return -1;
+    }
+    if (!(place = plim_pool_calloc(engine->pool, PLIM_HOST, PLIM_TAG_METADATA, layers + 1, sizeof *place, err)) ||
+        !(bytes = plim_pool_calloc(engine->pool, PLIM_HOST, PLIM_TAG_METADATA, layers + 1, sizeof *bytes, err)))
+        goto out;
+    for (size_t i = 0; i <= layers; i++)
+        if (model_part_bytes(&model->files, i, name, &engine->parameters, &bytes[i], err) < 0)
+            goto out;
+    if (model_split(&split, free_bytes, bytes, layers, place, err) < 0)
+        goto out;
+    for (size_t i = 0; i < layers; i++)
+        model->layers[i].place = place[i];
+    model->head_place = place[layers];
+    rc = 0;
+
+out:
+    plim_pool_free(engine->pool, bytes);
+    plim_pool_free(engine->pool, place);
+    return rc;
+}
+
+static int load_layer(struct plim_model *model, size_t index, struct plim_err *err)
+{
+    size_t place = model->layers[index].place;
+
+    if (engine_select(model->engine, place, err) < 0 || (place > 0 && load_own_norms(model, index, err) < 0))
+        return -1;
+    return load_layer_matrices(model, index, 0, LAYER_MATRIX_COUNT, err);
+}
+
 static int load_weights(struct plim_model *model, struct plim_err *err)
 {
-    if (load_norms(model, err) < 0)
+    struct plim_engine *engine = model->engine;
+
+    if ((engine->place_count > 1 && choose_places(model, err) < 0) || engine_select(engine, 0, err) < 0 ||
+        load_norms(model, err) < 0)
         return -1;
     for (size_t i = 0; i < model->info.layer_count; i++) {
-        if (load_layer_matrices(model, i, 0, LAYER_MATRIX_COUNT, err) < 0)
+        if (load_layer(model, i, err) < 0)
+            return -1;
+    }
+    if (model->head_place > 0) {
+        if (engine_select(engine, model->head_place, err) < 0)
+            return -1;
+        model->head_norm = norms_alloc(model, config_of(model)->hidden_size, err);
+        if (!model->head_norm || load_final_norm(model, model->head_norm, err) < 0)
             return -1;
     }
     if (load_head(model, err) < 0)
@@ -255,7 +330,9 @@ int plim_model_load(struct plim_model **out, struct plim_engine *engine, const c
 
     if (model_open(&model, engine, directory, err) < 0)
         return -1;
-    if (load_weights(model, err) < 0) {
+    int rc = load_weights(model, err);
+    struct plim_err unsaid = PLIM_ERR_INIT;
+    if (engine_select(engine, 0, rc < 0 ? &unsaid : err) < 0 || rc < 0) {
         plim_model_free(model);
         return plim_err_wrap(err, "loading %s", directory);
     }
@@ -265,15 +342,7 @@ int plim_model_load(struct plim_model **out, struct plim_engine *engine, const c
 
 int model_layer_load(struct plim_model *model, size_t index, enum layer_matrix first, int count, struct plim_err *err)
 {
-    struct layer *layer = &model->layers[index];
-
-    layer->own_norms = norms_alloc(model, layer_norm_elements(config_of(model)), err);
-    if (!layer->own_norms)
-        return -1;
-    float *next = layer->own_norms;
-    if (load_layer_norms(model, index, &next, err) < 0)
-        return -1;
-    return load_layer_matrices(model, index, (int)first, count, err);
+    return load_own_norms(model, index, err) < 0 ? -1 : load_layer_matrices(model, index, (int)first, count, err);
 }
 
 int model_head_load(struct plim_model *model, struct plim_err *err)
@@ -292,9 +361,9 @@ void model_drop_pages(const void *data, size_t bytes)
     (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
-static void release_matrix(struct plim_model *model, struct matrix *matrix)
+static void release_matrix(struct plim_model *model, struct matrix *matrix, size_t place)
 {
-    struct backend *backend = &model->engine->backend;
+    struct backend *backend = engine_backend(model->engine, place);
     if (matrix->impl)
         backend->ops->matrix_release(backend, matrix);
 }
@@ -308,7 +377,7 @@ void model_layer_drop(struct plim_model *model, size_t index)
     for (int which = 0; which < LAYER_MATRIX_COUNT; which++) {
         if (!layer->matrix[which].impl)
             continue;
-        release_matrix(model, &layer->matrix[which]);
+        release_matrix(model, &layer->matrix[which], layer->place);
         if (model_layer_matrix(&view, &model->files, index, (enum layer_matrix)which, &ignored) == 0 &&
             !view.source.is_exl2)
             model_drop_pages(view.source.weight, view.stored_bytes);
@@ -322,7 +391,7 @@ void model_head_drop(struct plim_model *model)
 {
     struct plim_pool *pool = pool_of(model);
 
-    release_matrix(model, &model->head);
+    release_matrix(model, &model->head, model->head_place);
     plim_pool_note_mapped(pool, -(int64_t)model->mapped_bytes);
     model->mapped_bytes = 0;
     plim_pool_free(pool, model->norms);
@@ -339,13 +408,14 @@ void plim_model_free(struct plim_model *model)
     struct plim_pool *pool = pool_of(model);
 
     plim_pool_note_mapped(pool, -(int64_t)model->mapped_bytes);
-    release_matrix(model, &model->head);
+    release_matrix(model, &model->head, model->head_place);
     for (size_t i = 0; model->layers && i < model->info.layer_count; i++) {
         for (int which = 0; which < LAYER_MATRIX_COUNT; which++)
-            release_matrix(model, &model->layers[i].matrix[which]);
+            release_matrix(model, &model->layers[i].matrix[which], model->layers[i].place);
         plim_pool_free(pool, model->layers[i].own_norms);
     }
     plim_pool_free(pool, model->norms);
+    plim_pool_free(pool, model->head_norm);
     rope_release(&model->rope_local, pool);
     rope_release(&model->rope, pool);
     plim_pool_free(pool, model->layers);

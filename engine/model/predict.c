@@ -39,6 +39,8 @@ struct predictor {
     struct plim_pool *pool;            /* for our own reading, not what is predicted */
     struct model_files files;
     struct linear_shape *shapes;       /* [layer_count][LAYER_MATRIX_COUNT], then the head's */
+    struct plim_split split;
+    size_t places_used;                /* of the devices of gpu_split, those that have layers or the head */
 };
 
 /* ---- ledger ---- */
@@ -95,23 +97,6 @@ static void touch(struct predictor *p, enum plim_tag a, uint64_t a_bytes, enum p
 
 /* ---- loading ---- */
 
-static struct linear_shape shape_of(const struct matrix_view *view)
-{
-    const struct linear_source *source = &view->source;
-    return (struct linear_shape){
-        .is_exl2 = source->is_exl2,
-        .dtype = source->dtype,
-        .in_features = source->in_features,
-        .out_features = source->out_features,
-        .stored_out_features = view->stored_out_features,
-        .group_count = source->exl2.group_count,
-        .word_rows = source->exl2.word_rows,
-        .copied_bytes = source->is_exl2 ? exl2_copied_bytes(&source->exl2) : 0,
-        .has_bias = source->bias != NULL,
-        .prescale = source->prescale,
-    };
-}
-
 static size_t shape_count(const struct predictor *p)
 {
     return p->files.config.layer_count * LAYER_MATRIX_COUNT + 1;
@@ -129,11 +114,11 @@ static int read_shapes(struct predictor *p, struct plim_err *err)
         if (model_layer_matrix(&view, &p->files, i / LAYER_MATRIX_COUNT, (enum layer_matrix)(i % LAYER_MATRIX_COUNT),
                                err) < 0)
             return -1;
-        p->shapes[i] = shape_of(&view);
+        p->shapes[i] = matrix_view_shape(&view);
     }
     if (model_head_matrix(&view, &p->files, err) < 0)
         return -1;
-    p->shapes[head] = shape_of(&view);
+    p->shapes[head] = matrix_view_shape(&view);
     return 0;
 }
 
@@ -153,11 +138,45 @@ static int read_files(struct predictor *p, const char *directory, struct plim_er
 
 static void plan_open(struct predictor *p)
 {
+    uint64_t count = p->split.count;
+
+    take_host(p, PLIM_TAG_METADATA, (count - 1) * sizeof(struct backend));
     if (p->ops->open_host_bytes)
-        take_host(p, PLIM_TAG_METADATA, p->ops->open_host_bytes(p->parameters));
+        take_host(p, PLIM_TAG_METADATA, count * p->ops->open_host_bytes(p->parameters));
     if (p->ops->open_staging_bytes)
-        take_host(p, PLIM_TAG_IO, p->ops->open_staging_bytes(p->parameters));
-    take(p, PLIM_TAG_METADATA, p->ops->open_bytes(p->parameters));
+        take_host(p, PLIM_TAG_IO, count * p->ops->open_staging_bytes(p->parameters));
+    take(p, PLIM_TAG_METADATA, count * p->ops->open_bytes(p->parameters));
+}
+
+/* How many devices get something: an automatic split gives each of them a layer, as long as there are as many. */
+static int plan_places(struct predictor *p, struct plim_err *err)
+{
+    size_t layers = p->files.config.layer_count, *place = NULL;
+    uint64_t *bytes = NULL, table = (layers + 1) * sizeof *place;
+    int rc = -1;
+
+    p->places_used = plim_min(p->split.count, layers);
+    if (p->split.count == 1)
+        return 0;
+    take_host(p, PLIM_TAG_METADATA, 2 * table);
+    give_host(p, PLIM_TAG_METADATA, 2 * table);
+    if (p->split.automatic)
+        return 0;
+    if (!(place = plim_pool_calloc(p->pool, PLIM_HOST, PLIM_TAG_METADATA, layers + 1, sizeof *place, err)) ||
+        !(bytes = plim_pool_calloc(p->pool, PLIM_HOST, PLIM_TAG_METADATA, layers + 1, sizeof *bytes, err)))
+        goto out;
+    for (size_t i = 0; i <= layers; i++)
+        if (model_part_bytes(&p->files, i, p->backend, p->parameters, &bytes[i], err) < 0)
+            goto out;
+    if (model_split(&p->split, NULL, bytes, layers, place, err) < 0)
+        goto out;
+    p->places_used = place[layers] + 1;
+    rc = 0;
+
+out:
+    plim_pool_free(p->pool, bytes);
+    plim_pool_free(p->pool, place);
+    return rc;
 }
 
 static void plan_matrix(struct predictor *p, const struct linear_shape *shape)
@@ -194,6 +213,8 @@ static int plan_load(struct predictor *p, const char *directory, struct plim_err
 
     take_host(p, PLIM_TAG_METADATA, c->layer_count * sizeof(struct layer));
     take_host(p, PLIM_TAG_METADATA, c->head_dim / 2 * sizeof(double) * (model_has_local_rope(c) ? 2 : 1));
+    if (plan_places(p, err) < 0)
+        return -1;
     norm_width = 2 * c->hidden_size + (c->head_norm ? 2 * c->head_dim : 0) + (c->post_norms ? 2 * c->hidden_size : 0);
     take(p, PLIM_TAG_WEIGHTS, 4 * (c->layer_count * norm_width + c->hidden_size));
     for (size_t i = 0; i < shape_count(p); i++) {
@@ -333,7 +354,7 @@ static void plan_forward(struct predictor *p, size_t past, size_t count, enum pl
 {
     const struct model_config *c = &p->files.config;
     size_t chunk_rows = plim_min(count, (size_t)p->parameters->count[PLIM_MAX_INPUT_LEN]);
-    uint64_t hidden = 4 * (uint64_t)chunk_rows * c->hidden_size, scratch = 0;
+    uint64_t hidden = 4 * (uint64_t)chunk_rows * c->hidden_size * p->places_used, scratch = 0;
     size_t last_n = 0;
 
     if (count == 1 && p->records_steps && rows != PLIM_LOGITS_NONE) {
@@ -343,7 +364,7 @@ static void plan_forward(struct predictor *p, size_t past, size_t count, enum pl
     take(p, PLIM_TAG_ACTIVATIONS, hidden);
     for (size_t done = 0, n; done < count; done += n) {
         n = plim_min(chunk_rows, count - done);
-        uint64_t wanted = n == last_n && scratch ? scratch : scratch_bytes(p, n);
+        uint64_t wanted = n == last_n && scratch ? scratch : scratch_bytes(p, n) * p->places_used;
         if (wanted > scratch) {
             give(p, PLIM_TAG_ACTIVATIONS, scratch);
             scratch = wanted;
@@ -396,6 +417,7 @@ static int plan_run(struct predictor *p, const struct plim_plan_request *request
                               request->context_tokens);
 
     take_host(p, PLIM_TAG_METADATA, sizeof(struct plim_session));
+    take_host(p, PLIM_TAG_METADATA, (p->split.count - 1) * sizeof(void *));
     p->records_steps = model_records_steps(c, p->backend, p->parameters);
     if (p->records_steps)
         take_host(p, PLIM_TAG_METADATA, p->ops->step_host_bytes());
@@ -429,6 +451,8 @@ int plim_predict(const char *directory, const char *backend, const struct plim_p
     int rc = -1;
 
     *out = (struct plim_plan){ 0 };
+    if (backend_split(backend, parameters, &p.split, err) < 0)
+        return -1;
     p.host = backend_memory(backend, parameters, &memory) ? &p.slow : &p.fast;
     if (!p.ops)
         return plim_err_input(err, "this build has no backend \"%s\"", backend);

@@ -22,7 +22,7 @@ bool model_records_steps(const struct model_config *config, const char *backend,
 {
     const struct backend_predict_ops *predict = backend_predict(backend);
 
-    if (!predict || !predict->records_steps || config->vocab_size > STEP_RESULT_BYTES / sizeof(float))
+    if (!predict || !predict->records_steps || *parameters->text[PLIM_GPU_SPLIT] || config->vocab_size > STEP_RESULT_BYTES / sizeof(float))
         return false;
     for (size_t i = 0; i < config->layer_count; i++) {
         struct attention_shape shape = model_attention_shape(config, i);
@@ -30,6 +30,42 @@ bool model_records_steps(const struct model_config *config, const char *backend,
             return false;
     }
     return true;
+}
+
+static size_t layers_at(const struct plim_model *model, size_t place)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < model->info.layer_count; i++)
+        count += model->layers[i].place == place;
+    return count;
+}
+
+/* No overflow: config.c bounds layers, heads, head_dim and positions so that their product is below 2^63. */
+static int open_caches(struct plim_session *session, struct plim_err *err)
+{
+    struct plim_engine *engine = session->model->engine;
+    size_t others = engine->place_count - 1;
+    struct plim_err unsaid = PLIM_ERR_INIT;
+    int rc = -1;
+
+    if (others > 0 && !(session->other_caches = plim_pool_calloc(engine->pool, PLIM_HOST, PLIM_TAG_METADATA, others,
+                                                                 sizeof *session->other_caches, err)))
+        return -1;
+    for (size_t place = 0; place <= others; place++) {
+        size_t layers = layers_at(session->model, place);
+        void **cache = place == 0 ? &session->cache : &session->other_caches[place - 1];
+        if (layers == 0)
+            continue;
+        if (engine_select(engine, place, err) < 0)
+            goto out;
+        *cache = plim_pool_alloc(engine->pool, PLIM_FAST, PLIM_TAG_KV_CACHE, layers * layer_bytes(session), err);
+        if (!*cache)
+            goto out;
+    }
+    rc = 0;
+
+out:
+    return engine_select(engine, 0, rc < 0 ? &unsaid : err) < 0 ? -1 : rc;
 }
 
 int plim_session_open(struct plim_session **out, struct plim_model *model, const struct plim_session_options *options,
@@ -50,10 +86,7 @@ int plim_session_open(struct plim_session **out, struct plim_model *model, const
         return -1;
     session->model = model;
     session->context_tokens = tokens;
-    /* No overflow: config.c bounds layers, heads, head_dim and positions so that their product is below 2^63. */
-    session->cache = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_KV_CACHE,
-                                     model->info.layer_count * layer_bytes(session), err);
-    if (!session->cache) {
+    if (open_caches(session, err) < 0) {
         plim_session_close(session);
         return plim_err_wrap(err, "opening a session of %zu tokens", tokens);
     }
@@ -75,6 +108,9 @@ void plim_session_close(struct plim_session *session)
     struct backend *backend = &session->model->engine->backend;
     if (session->step)
         backend->ops->step_close(backend, session->step);
+    for (size_t i = 0; session->other_caches && i + 1 < session->model->engine->place_count; i++)
+        plim_pool_free(pool, session->other_caches[i]);
+    plim_pool_free(pool, session->other_caches);
     plim_pool_free(pool, session->cache);
     plim_pool_free(pool, session);
 }
@@ -107,7 +143,13 @@ void plim_session_rewind(struct plim_session *session, size_t position)
 
 void *session_keys(const struct plim_session *session, size_t layer)
 {
-    return (uint8_t *)session->cache + layer * layer_bytes(session);
+    const struct layer *layers = session->model->layers;
+    size_t place = layers[layer].place, first = layer;
+
+    while (first > 0 && layers[first - 1].place == place)
+        first--;
+    uint8_t *cache = place == 0 ? session->cache : session->other_caches[place - 1];
+    return cache + (layer - first) * layer_bytes(session);
 }
 
 void *session_values(const struct plim_session *session, size_t layer)

@@ -163,6 +163,41 @@ Test(arena, blocks_waste_less_than_a_granule_in_all)
     close_pool(pool, &device);
 }
 
+/* Two devices, one tier: blocks come from the place that is set, go back to where they came from, and count together. */
+Test(arena, several_devices_are_one_tier)
+{
+    struct device device[2] = { { 0 } };
+    struct plim_pool_memory memory[2];
+    struct plim_pool_options options = { .fast_memory = memory, .fast_memory_count = 2, .fast_budget_bytes = 3 * GRANULE };
+    struct plim_err err = PLIM_ERR_INIT;
+    struct plim_pool *pool;
+
+    for (int i = 0; i < 2; i++)
+        memory[i] = (struct plim_pool_memory){
+            .context = &device[i], .granule_bytes = GRANULE, .reserve = device_reserve, .unreserve = device_unreserve,
+            .commit = device_commit, .decommit = device_decommit, .zero = device_zero,
+        };
+    cr_assert_eq(plim_pool_open(&pool, &options, &err), 0);
+    char *first = get(pool, GRANULE);
+    plim_pool_set_place(pool, 1);
+    char *second = get(pool, GRANULE);
+    cr_assert_eq(device[0].committed_bytes, GRANULE);
+    cr_assert_eq(device[1].committed_bytes, GRANULE);
+    cr_assert_eq(stats_of(pool).current[PLIM_FAST].total_bytes, 2 * GRANULE);
+    cr_assert_eq(stats_of(pool).reserved_bytes[PLIM_FAST], 2 * GRANULE);
+    cr_assert_null(plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WEIGHTS, GRANULE + 512, &err), "the budget is of both");
+    plim_pool_free(pool, first);
+    cr_assert_eq(plim_pool_block_bytes(pool, second), GRANULE);
+    first = get(pool, GRANULE);
+    cr_assert_eq(device[1].committed_bytes, 2 * GRANULE, "what is cached on the other device is of no use here");
+    plim_pool_free(pool, first);
+    plim_pool_free(pool, second);
+    cr_assert_eq(plim_pool_trim(pool), 3 * GRANULE);
+    cr_assert_eq(device[0].committed_bytes + device[1].committed_bytes, 0);
+    cr_assert_eq(plim_pool_close(pool), 0);
+    cr_assert_eq(device[0].reservations + device[1].reservations, 0);
+}
+
 /* Free neighbours are one range, whatever they were cut or committed as. */
 Test(arena, what_was_freed_in_pieces_serves_one_large_block)
 {

@@ -46,7 +46,7 @@ Test(parameters, the_table_is_whole_and_in_the_order_of_the_enum)
             cr_assert(row->default_count == -1 ||
                       (row->default_count >= row->low && row->default_count <= row->high));
         }
-        cr_assert_eq(row->choices != NULL, row->type == PLIM_TYPE_CHOICE || row->type == PLIM_TYPE_TEXT);
+        cr_assert_eq(row->choices != NULL || row->check != NULL, row->type == PLIM_TYPE_CHOICE || row->type == PLIM_TYPE_TEXT);
     }
     cr_assert_null(names[PLIM_PARAMETER_COUNT]);
 }
@@ -56,6 +56,7 @@ Test(parameters, every_row_makes_the_round_trip_through_text)
 {
     static const int64_t counts[] = { 1, 32, 33, 100, 1000, 1024, 1536, 2048, 4096, 1 << 20, 600000000, 3 << 28,
                                       (int64_t)1 << 40 };
+    static const char *const checked[] = { "auto", "10", "20,9.5,6000Mi", NULL };   /* gpu_split is the only one */
     for (enum plim_parameter p = 0; p < PLIM_PARAMETER_COUNT; p++) {
         const struct plim_parameter_row *row = plim_parameter_row(p);
         struct plim_parameters from = defaults();
@@ -70,6 +71,10 @@ Test(parameters, every_row_makes_the_round_trip_through_text)
                 from.count[p] = counts[i - 1];
             } else if (i > 0 && row->type == PLIM_TYPE_SWITCH) {
                 from.count[p] = i & 1;
+            } else if (i > 0 && row->check) {
+                if (!checked[i - 1])
+                    break;
+                snprintf(from.text[p], sizeof from.text[p], "%s", checked[i - 1]);
             } else if (i > 0 && !row->choices[i - 1]) {
                 break;
             } else if (i > 0 && row->type == PLIM_TYPE_CHOICE) {
@@ -90,6 +95,30 @@ Test(parameters, every_row_makes_the_round_trip_through_text)
             tried++;
         }
         cr_assert(row->unavailable || tried > 0, "%s", row->name);
+    }
+}
+
+Test(parameters, a_split_is_auto_or_sizes)
+{
+    static const char *const bad[] = { "automatic", "1,", ",1", "1,,2", "0", "1,0", "-1", "1 2", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+                                       "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1" };
+    struct plim_err err = PLIM_ERR_INIT;
+    struct plim_split split;
+
+    cr_assert_eq(plim_split_parse("", &split, &err), 0);
+    cr_assert(!split.automatic && split.count == 1);
+    cr_assert_eq(plim_split_parse("auto", &split, &err), 0);
+    cr_assert(split.automatic);
+    cr_assert_eq(plim_split_parse("20,9.5,6000Mi", &split, &err), 0);
+    cr_assert(!split.automatic && split.count == 3);
+    cr_assert_eq(split.bytes[0], (uint64_t)20 << 30);
+    cr_assert_eq(split.bytes[1], (uint64_t)19 << 29);
+    cr_assert_eq(split.bytes[2], (uint64_t)6000 << 20);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct plim_parameters parameters = defaults();
+        cr_expect_eq(plim_parameters_set(&parameters, "gpu_split", bad[i], &err), -1, "%s", bad[i]);
+        cr_expect_eq(err.kind, PLIM_ERR_INPUT);
+        plim_err_clear(&err);
     }
 }
 

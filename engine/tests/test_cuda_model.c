@@ -223,6 +223,44 @@ Test(cuda_model, memory_is_predicted_to_the_byte_on_both_tiers)
                   &(struct plim_plan_request){ .context_tokens = 64, .prompt_tokens = 40, .rows = PLIM_LOGITS_ALL });
 }
 
+/* ---- several devices ---- */
+
+/* One device stands for three, each with its own streams, pinned memory, cache and part of the pool: the same bits. */
+Test(cuda_model, layers_on_several_devices)
+{
+    static const char *const splits[] = { "auto", "80Ki,1", "250Ki,250Ki,1" };
+    enum { PROMPT = 100, STEPS = 8 };
+    struct rig alone;
+
+    cuda_require();
+    setenv("PLIMSOLL_SPLIT_DEVICES", "0,0,0", 1);
+    rig_open(&alone, EXL2, "backend=cuda cuda_graph=off max_input_len=64", 256);
+    size_t vocab = alone.info.vocab_size;
+    int32_t *ids = some_ids(PROMPT + STEPS, vocab);
+    float *prompt = forward_all(&alone, ids, PROMPT), *steps = forward_token_by_token(&alone, ids + PROMPT, STEPS);
+    for (size_t i = 0; i < sizeof splits / sizeof *splits; i++) {
+        static const struct plim_plan_request request = { .context_tokens = 256, .prompt_tokens = 100, .decode_tokens = 5,
+                                                          .rows = PLIM_LOGITS_ALL };
+        char settings[128];
+        struct rig rig;
+        snprintf(settings, sizeof settings, "backend=cuda max_input_len=64 gpu_split=%s", splits[i]);
+        rig_open(&rig, EXL2, settings, 256);
+        for (int repeat = 0; repeat < 3; repeat++) {
+            plim_session_rewind(rig.session, 0);
+            float *split_prompt = forward_all(&rig, ids, PROMPT);
+            float *split_steps = forward_token_by_token(&rig, ids + PROMPT, STEPS);
+            cr_expect_eq(memcmp(split_prompt, prompt, PROMPT * vocab * sizeof *prompt), 0, "%s: the prompt", splits[i]);
+            cr_expect_eq(memcmp(split_steps, steps, STEPS * vocab * sizeof *steps), 0, "%s: steps", splits[i]);
+            free(split_prompt), free(split_steps);
+        }
+        rig_close(&rig);
+        check_request(EXL2, settings, &request);
+    }
+    unsetenv("PLIMSOLL_SPLIT_DEVICES");
+    free(ids), free(prompt), free(steps);
+    rig_close(&alone);
+}
+
 /* ---- failures ---- */
 
 static int whole_run(struct plim_engine **engine, const char *directory, uint64_t fail_allocation, struct plim_err *err)

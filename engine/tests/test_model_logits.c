@@ -252,6 +252,24 @@ Test(model_logits, dense_logits_do_not_depend_on_memory_parameters)
     check_parameters(FIXTURES "/dense");
 }
 
+/* Layers and head on one device, or on two or three, handing the hidden states over: the same bits. */
+Test(model_logits, do_not_depend_on_where_layers_are)
+{
+    static const char *const splits[] = { "gpu_split=80Ki,1 max_input_len=16", "gpu_split=250Ki,1 max_input_len=16",
+                                          "gpu_split=250Ki,250Ki,1 max_input_len=16" };
+    enum { COUNT = 33 };
+    int32_t *ids = fixture_ids(COUNT);
+    struct outcome alone = run_with(FIXTURES "/exl2-4.0", "max_input_len=16", ids, COUNT);
+
+    for (size_t i = 0; i < sizeof splits / sizeof *splits; i++) {
+        struct outcome split = run_with(FIXTURES "/exl2-4.0", splits[i], ids, COUNT);
+        cr_expect_eq(memcmp(split.logits, alone.logits, COUNT * alone.vocab * sizeof *alone.logits), 0, "%s", splits[i]);
+        free(split.logits);
+    }
+    free(alone.logits);
+    free(ids);
+}
+
 Test(model_logits, a_long_prompt_does_not_depend_on_its_chunks)
 {
     size_t count = 200;

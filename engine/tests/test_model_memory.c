@@ -130,6 +130,15 @@ Test(model_prediction, input_and_attention_bounds)
     check_requests(DENSE, "max_input_len=33 max_attention_size=1");
 }
 
+/* Several devices; on the CPU they are parts of the one memory. The fixture has two layers, and a head. */
+Test(model_prediction, layers_on_several_devices)
+{
+    check_requests(EXL2, "gpu_split=1");
+    check_requests(EXL2, "gpu_split=80Ki,1");
+    check_requests(EXL2, "gpu_split=250Ki,250Ki,1 max_input_len=64");
+    check_requests(DENSE, "gpu_split=900Ki,900Ki,1");
+}
+
 Test(model_prediction, a_cache_in_fp32)
 {
     check_requests(EXL2, "kv_cache=fp32 max_input_len=64");
@@ -265,10 +274,10 @@ Test(model_prediction, a_plan_that_does_not_fit_is_bad_input)
 /* ---- failures ---- */
 
 /* Everything from opening to a decoded token; stops at the first failure. Returns what the last step returned. */
-static int whole_run(struct plim_engine **engine, const char *model_path, uint64_t fail_allocation,
+static int whole_run(struct plim_engine **engine, const char *model_path, const char *settings, uint64_t fail_allocation,
                      struct plim_err *err)
 {
-    struct plim_parameters parameters = parameters_from("max_input_len=16 dq_rows=4");
+    struct plim_parameters parameters = parameters_from(settings);
     struct plim_engine_options options = { .fail_allocation = fail_allocation };
     struct plim_session_options session_options = { .context_tokens = 64 };
     struct plim_forward all = { .rows = PLIM_LOGITS_ALL, .callback = drop_logits };
@@ -300,14 +309,14 @@ out:
     return rc;
 }
 
-static void check_failures(const char *model_path)
+static void check_failures(const char *model_path, const char *settings)
 {
     uint64_t nth, failures = 0;
 
     for (nth = 1;; nth++) {
         struct plim_engine *engine = NULL;
         struct plim_err err = PLIM_ERR_INIT;
-        int rc = whole_run(&engine, model_path, nth, &err);
+        int rc = whole_run(&engine, model_path, settings, nth, &err);
 
         cr_assert_eq(plim_engine_close(engine), 0, "allocation %llu: leaked", (unsigned long long)nth);
         if (rc == 0)
@@ -319,19 +328,44 @@ static void check_failures(const char *model_path)
     cr_expect_gt(failures, 50, "only %llu allocations were made to fail", (unsigned long long)failures);
 }
 
+#define FAILURE_SETTINGS "max_input_len=16 dq_rows=4"
+
+Test(model_failures, every_allocation_of_a_run_on_several_devices)
+{
+    check_failures(EXL2, FAILURE_SETTINGS " gpu_split=250Ki,1");
+}
+
+Test(model_failures, layers_that_fit_no_device)
+{
+    struct plim_parameters parameters = parameters_from("gpu_split=250Ki,1Ki");
+    struct plim_plan_request request = { .context_tokens = 0 };
+    struct plim_engine *engine = NULL;
+    struct plim_model *model = NULL;
+    struct plim_plan plan;
+    struct plim_err err = PLIM_ERR_INIT;
+
+    cr_assert_eq(plim_engine_open(&engine, "cpu", &parameters, NULL, &err), 0, "%s", err.message);
+    cr_expect_eq(plim_model_load(&model, engine, EXL2, &err), -1);
+    cr_expect(err.kind == PLIM_ERR_INPUT && strstr(err.message, "gpu_split"), "%s", err.message);
+    cr_expect_eq(plim_engine_close(engine), 0);
+    plim_err_clear(&err);
+    cr_expect_eq(plim_predict(EXL2, "cpu", &parameters, &request, &plan, &err), -1);
+    cr_expect_eq(err.kind, PLIM_ERR_INPUT);
+}
+
 Test(model_failures, every_allocation_of_an_exl2_run)
 {
-    check_failures(EXL2);
+    check_failures(EXL2, FAILURE_SETTINGS);
 }
 
 Test(model_failures, every_allocation_of_a_dense_run)
 {
-    check_failures(DENSE);
+    check_failures(DENSE, FAILURE_SETTINGS);
 }
 
 Test(model_failures, every_allocation_of_a_run_in_shards)
 {
-    check_failures(PLIMSOLL_TEST_DATA "/architectures/llama-rope-linear");
+    check_failures(PLIMSOLL_TEST_DATA "/architectures/llama-rope-linear", FAILURE_SETTINGS);
 }
 
 Test(model_failures, a_budget_refuses_with_a_report_and_the_session_goes_on)

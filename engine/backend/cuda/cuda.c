@@ -4,6 +4,7 @@
 #include "cuda_libraries.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #define OLDEST_COMPUTE_CAPABILITY 80
 
@@ -63,6 +64,58 @@ int cuda_device_check(int device, struct plim_err *err)
     return 0;
 }
 
+/* The entry of PLIMSOLL_SPLIT_DEVICES for `place`; -1: there is none. */
+static int listed_device(size_t place)
+{
+    const char *list = getenv("PLIMSOLL_SPLIT_DEVICES");
+
+    for (size_t i = 0; list && *list; i++) {
+        char *end;
+        long device = strtol(list, &end, 10);
+        if (end == list)
+            return -1;
+        if (i == place)
+            return (int)device;
+        list = *end == ',' ? end + 1 : end;
+    }
+    return -1;
+}
+
+int cuda_device_at(const struct plim_parameters *parameters, size_t place)
+{
+    int listed = listed_device(place);
+    return listed >= 0 ? listed : (int)parameters->count[PLIM_DEVICE] + (int)place;
+}
+
+int cuda_device_count(const struct plim_parameters *parameters, size_t *count, struct plim_err *err)
+{
+    int first = (int)parameters->count[PLIM_DEVICE], all = 0;
+
+    for (*count = 0; *count < PLIM_MOST_DEVICES && listed_device(*count) >= 0; ++*count)
+        ;
+    if (*count > 0)
+        return 0;
+    if (cuda_device_check(first, err) < 0 || cuda_check(cudaGetDeviceCount(&all), "looking for devices", err) < 0)
+        return -1;
+    *count = (size_t)(all - first < PLIM_MOST_DEVICES ? all - first : PLIM_MOST_DEVICES);
+    return 0;
+}
+
+static int cuda_select(struct backend *backend, struct plim_err *err)
+{
+    return cuda_check(cudaSetDevice(cuda_of(backend)->device), "choosing the device", err);
+}
+
+static int cuda_free_bytes(struct backend *backend, uint64_t *bytes, struct plim_err *err)
+{
+    size_t available, total;
+
+    (void)backend;
+    CUDA_TRY(cudaMemGetInfo(&available, &total), err);
+    *bytes = available;
+    return 0;
+}
+
 int cuda_device_select(int device, struct plim_err *err)
 {
     return cuda_device_check(device, err) < 0 ? -1 : cuda_check(cudaSetDevice(device), "choosing the device", err);
@@ -108,7 +161,7 @@ static int cuda_open(struct backend *backend, struct plim_err *err)
     if (!opened)
         return -1;
     cuda = &opened->cuda;
-    cuda->device = (int)backend->parameters->count[PLIM_DEVICE];
+    cuda->device = cuda_device_at(backend->parameters, backend->place);
     cuda->blas = &opened->blas;
     backend->impl = cuda;
     if (open_device(cuda, err) < 0 || cuda_staging_open(backend, err) < 0)
@@ -145,6 +198,9 @@ const struct backend_ops cuda_backend_ops = {
     .name = "cuda",
     .unified_memory = false,
     .open = cuda_open,
+    .select = cuda_select,
+    .free_bytes = cuda_free_bytes,
+    .receive = cuda_receive,
     .close = cuda_close,
     .matrix_init = cuda_matrix_init,
     .matrix_release = cuda_matrix_release,

@@ -126,6 +126,15 @@ int cuda_launch_check(const char *kernel, struct plim_err *err);
  */
 int cuda_device_check(int device, struct plim_err *err);
 
+/*
+ * The device that a backend of this place uses: `device` and those after it. PLIMSOLL_SPLIT_DEVICES (tests) lists others, so
+ * that one device can stand for several: "0,0".
+ */
+int cuda_device_at(const struct plim_parameters *parameters, size_t place);
+
+/* How many there are from `device` on. */
+int cuda_device_count(const struct plim_parameters *parameters, size_t *count, struct plim_err *err);
+
 /* The same, and makes it the calling thread's. */
 int cuda_device_select(int device, struct plim_err *err);
 
@@ -213,6 +222,7 @@ int cuda_add(struct backend *backend, float *x, const float *y, float scale, siz
 int cuda_softcap(struct backend *backend, float *x, float cap, size_t n, struct plim_err *err);
 
 /* transfer.c: `upload` may return before the copy is done, but not before `host` has been read. */
+int cuda_receive(struct backend *backend, void *to, struct backend *from, const void *what, size_t bytes, struct plim_err *err);
 int cuda_upload(struct backend *backend, void *device, const void *host, size_t bytes, struct plim_err *err);
 /* step.cu: the same for a multiple of 4 bytes, at most so many, in one launch. */
 #define CUDA_SMALL_UPLOAD_BYTES ((size_t)1024)

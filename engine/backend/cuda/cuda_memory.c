@@ -165,9 +165,12 @@ static void memory_decommit(void *context, uint64_t address, uint64_t bytes)
 {
     const struct driver *driver;
     struct plim_err unsaid = PLIM_ERR_INIT;
+    int selected = 0;
 
-    (void)context;
+    cudaGetDevice(&selected);
+    cudaSetDevice(device_of(context));
     cudaDeviceSynchronize();
+    cudaSetDevice(selected);
     if (driver_get(&driver, &unsaid) == 0)
         driver->unmap(address, bytes);
 }

@@ -28,7 +28,7 @@ int cuda_staging_open(struct backend *backend, struct plim_err *err)
     s->memory = plim_pool_alloc(backend->pool, PLIM_HOST, PLIM_TAG_IO, CUDA_STAGING_BYTES, err);
     if (!s->memory)
         return -1;
-    CUDA_TRY(cudaHostRegister(s->memory, CUDA_STAGING_BYTES, cudaHostRegisterMapped), err);
+    CUDA_TRY(cudaHostRegister(s->memory, CUDA_STAGING_BYTES, cudaHostRegisterMapped | cudaHostRegisterPortable), err);
     s->pinned = true;
     CUDA_TRY(cudaHostGetDevicePointer((void **)&s->device, s->memory, 0), err);
     for (int i = 0; i < CUDA_STAGING_PIECES; i++)
@@ -110,6 +110,40 @@ int cuda_upload(struct backend *backend, void *device, const void *host, size_t 
             return -1;
     }
     return 0;
+}
+
+/*
+ * A piece of what one device hands to another, through the first one's pinned memory: nothing is asked of the way between
+ * them, and 32 MiB take a millisecond. The two streams wait for each other, the host for neither.
+ */
+static int hand_over(struct cuda *from, struct cuda *to, const char *what, char *where, size_t bytes, struct plim_err *err)
+{
+    struct cuda_piece piece;
+
+    CUDA_TRY(cudaSetDevice(from->device), err);
+    if (cuda_staging_take(from, &piece, err) < 0)
+        return -1;
+    CUDA_TRY(cudaMemcpyAsync(piece.host, what, bytes, cudaMemcpyDeviceToHost, from->stream), err);
+    CUDA_TRY(cudaEventRecord(from->fork, from->stream), err);
+    CUDA_TRY(cudaSetDevice(to->device), err);
+    CUDA_TRY(cudaStreamWaitEvent(to->stream, from->fork, 0), err);
+    CUDA_TRY(cudaMemcpyAsync(where, piece.host, bytes, cudaMemcpyHostToDevice, to->stream), err);
+    CUDA_TRY(cudaEventRecord(to->join, to->stream), err);
+    CUDA_TRY(cudaSetDevice(from->device), err);
+    CUDA_TRY(cudaStreamWaitEvent(from->stream, to->join, 0), err);
+    return cuda_staging_used(from, &piece, err);
+}
+
+int cuda_receive(struct backend *backend, void *to, struct backend *from, const void *what, size_t bytes, struct plim_err *err)
+{
+    int rc = 0;
+
+    for (size_t done = 0, n; done < bytes && rc == 0; done += n) {
+        n = plim_min(bytes - done, CUDA_PIECE_BYTES);
+        rc = hand_over(cuda_of(from), cuda_of(backend), (const char *)what + done, (char *)to + done, n, err);
+    }
+    CUDA_TRY(cudaSetDevice(cuda_of(backend)->device), err);
+    return rc;
 }
 
 /* One piece ahead: the device fills the next while this one is copied out. */

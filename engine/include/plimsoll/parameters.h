@@ -19,6 +19,7 @@
 enum plim_parameter {
     PLIM_BACKEND,
     PLIM_DEVICE,
+    PLIM_GPU_SPLIT,
     PLIM_MAX_DQ_SIZE,
     PLIM_DQ_MODE,
     PLIM_DQ_ROWS,
@@ -65,6 +66,7 @@ struct plim_parameter_row {
     int64_t default_count;        /* counts, switches (0, 1), choices (index); -1: decided at run time, see help */
     int64_t low, high;            /* inclusive range of a count */
     const char *const *choices;   /* NULL-terminated names of a choice; of a text: the values allowed besides "" */
+    int (*check)(const char *text, struct plim_err *err);   /* of a text without choices: -1 with `err` for a bad one */
     const char *const *choices_unavailable;   /* NULL, or for each choice: NULL, or why it is refused */
     const char *help;             /* one line */
     const char *origin;           /* where the technique comes from */
@@ -103,6 +105,17 @@ int plim_parameters_set(struct plim_parameters *parameters, const char *name, co
  * max_attention_size (<= 1024^2), and checks combinations. Call once, after the last set.
  */
 int plim_parameters_resolve(struct plim_parameters *parameters, struct plim_err *err);
+
+/* What gpu_split says: how the layers of a model are shared among devices. */
+#define PLIM_MOST_DEVICES 16
+struct plim_split {
+    bool automatic;                        /* by free memory, over all devices from `device` on */
+    size_t count;                          /* else so many devices; 1: no split */
+    uint64_t bytes[PLIM_MOST_DEVICES];     /* and so much of each for weights */
+};
+
+/* Reads "", "auto", or sizes "20,9.5,6000Mi" (plain numbers: GiB). */
+int plim_split_parse(const char *text, struct plim_split *out, struct plim_err *err);
 
 /* The value as text that plim_parameters_set reads back; at most `size` bytes; returns `buffer`. */
 char *plim_parameters_format(const struct plim_parameters *parameters, enum plim_parameter parameter, char *buffer,

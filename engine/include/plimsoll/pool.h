@@ -95,8 +95,12 @@ struct plim_pool_memory {
     void (*free)(void *context, uint64_t address);   /* waits for its users */
 };
 
+/* Devices whose memory is one fast tier. */
+#define PLIM_POOL_MOST_PLACES 16
+
 struct plim_pool_options {
     const struct plim_pool_memory *fast_memory;   /* copied; NULL: the fast tier is RAM */
+    size_t fast_memory_count;     /* of several devices; 0: one */
     size_t fast_budget_bytes;     /* requested bytes on the fast tier may not pass this; 0: no limit */
     size_t slow_budget_bytes;     /* likewise on the slow tier */
     const char *spill_directory;  /* borrowed; where the slow tier's unlinked file goes; NULL: $TMPDIR or /tmp */
@@ -186,6 +190,12 @@ enum plim_tier plim_pool_host_tier(const struct plim_pool *pool);
 
 /* Counts `bytes` mapped file bytes (negative: unmapped) under weights_mapped. */
 void plim_pool_note_mapped(struct plim_pool *pool, int64_t bytes);
+
+/*
+ * From now on blocks of the fast tier are taken on this one of its devices (0 until the first call). Tags, budgets and peaks
+ * are of all of them together; a block goes back to where it came from.
+ */
+void plim_pool_set_place(struct plim_pool *pool, size_t place);
 
 /*
  * Names what the program is doing ("layers.3.mlp"), for peak reports and refusals. The text is copied, cut at 63
