@@ -6,10 +6,9 @@
 #include <stdlib.h>
 
 #include "compare.h"
+#include "flag_table.h"
 #include "format.h"
 #include "pareto.h"
-
-enum { OPTION_MARKDOWN = 1000, OPTION_JSON, OPTION_EXACT_ONLY, OPTION_TIMINGS, OPTION_STRICT };
 
 struct arguments {
     const char *baseline, *result;
@@ -19,13 +18,16 @@ struct arguments {
     bool demand_timings, strict;
 };
 
-static const struct argp_option options[] = {
-    { "markdown", OPTION_MARKDOWN, NULL, 0, "Print Markdown, as for a pull request", 0 },
-    { "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
-    { "all", 'a', NULL, 0, "Also show what is unchanged, new, ungated or not comparable", 0 },
-    { "exact-only", OPTION_EXACT_ONLY, NULL, 0, "Compare only what holds on every machine", 0 },
-    { "timings", OPTION_TIMINGS, NULL, 0, "Timings must be compared: fail (3) when the machine class differs", 0 },
-    { "strict", OPTION_STRICT, NULL, 0, "Inconclusive (4), stale and missing values (1) are failures", 0 },
+static const struct flag options[] = {
+    { "markdown", NULL, "Print Markdown, as for a pull request",
+      FLAG_FIELD(struct arguments, view.format), .value = COMPARISON_MARKDOWN },
+    { "json", NULL, "Print JSON", FLAG_FIELD(struct arguments, view.format), .value = COMPARISON_JSON },
+    { "all", NULL, "Also show what is unchanged, new, ungated or not comparable", .key = 'a' },
+    { "exact-only", NULL, "Compare only what holds on every machine",
+      FLAG_FIELD(struct arguments, policy.classes), .value = COMPARE_PORTABLE },
+    { "timings", NULL, "Timings must be compared: fail (3) when the machine class differs",
+      FLAG_FIELD(struct arguments, demand_timings) },
+    { "strict", NULL, "Inconclusive (4), stale and missing values (1) are failures", FLAG_FIELD(struct arguments, strict) },
     { 0 }
 };
 
@@ -36,24 +38,9 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->outputs;
         return 0;
-    case OPTION_MARKDOWN:
-        a->view.format = COMPARISON_MARKDOWN;
-        return 0;
-    case OPTION_JSON:
-        a->view.format = COMPARISON_JSON;
-        return 0;
     case 'a':
         a->view.all = true;
         a->policy.ungated_classes = COMPARE_ALL;
-        return 0;
-    case OPTION_EXACT_ONLY:
-        a->policy.classes = COMPARE_PORTABLE;
-        return 0;
-    case OPTION_TIMINGS:
-        a->demand_timings = true;
-        return 0;
-    case OPTION_STRICT:
-        a->strict = true;
         return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num > 1)
@@ -67,7 +54,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
             argp_error(state, "--exact-only and --timings exclude each other");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return flag_parse(options, key, text, state);
     }
 }
 
@@ -102,8 +89,9 @@ out:
 int verb_compare(int argc, char **argv)
 {
     static const struct argp_child children[] = { { &format_argp, 0, NULL, 0 }, { 0 } };
-    static const struct argp argp = {
-        options, parse_option, "BASELINE RESULT",
+    struct argp_option listed[FLAG_LIMIT];
+    struct argp argp = {
+        flag_options(options, listed), parse_option, "BASELINE RESULT",
         "Compares two results, or a baseline and a result, worst finding first.\v"
         "Exit status: 0 no regression, 1 a regression, 2 bad usage or input, 3 the files cannot be compared, 4 "
         "inconclusive under --strict, 5 a case is broken that was not before.",
@@ -113,10 +101,5 @@ int verb_compare(int argc, char **argv)
     struct plim_err err = PLIM_ERR_INIT;
     a.policy.ungated_classes = COMPARE_MACHINE;   /* at the desk speed is of interest also where it isn't gated */
     argp_parse(&argp, argc, argv, 0, NULL, &a);
-    int status = compare_files(&a, &err);
-    if (status < 0) {
-        fprintf(stderr, "plimsoll: %s\n", err.message);
-        status = plim_err_exit_status(&err);
-    }
-    return status;
+    return verb_status(compare_files(&a, &err), &err);
 }

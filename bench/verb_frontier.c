@@ -8,18 +8,17 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "flag_table.h"
 #include "frontier_print.h"
 #include "heap.h"
 #include "interrupt.h"
-#include "number_flags.h"
 #include "parameter_flags.h"
 #include "plimsoll/file.h"
 #include "plimsoll/process.h"
 #include "plimsoll/units.h"
 #include "table.h"
 
-enum { OPTION_PROMPT = 1000, OPTION_CONTEXT, OPTION_DECODE, OPTION_LIMIT, OPTION_RUNS, OPTION_TIMEOUT, OPTION_JSON,
-       OPTION_NO_DRAW };
+enum { OPTION_LIMIT = 1000 };
 
 struct arguments {
     const char *model, *output;
@@ -28,19 +27,23 @@ struct arguments {
     struct parameter_flags flags;
 };
 
-static const struct argp_option options[] = {
-    { "prompt-tokens", OPTION_PROMPT, "N", 0, "Tokens of the prompt (default: 512)", 0 },
-    { "decode-tokens", OPTION_DECODE, "N", 0, "Find the fastest at decoding N tokens after the prompt, not at the prompt",
-      0 },
-    { "context-tokens", OPTION_CONTEXT, "N", 0, "Capacity of the cache (default: as many as are used)", 0 },
-    { "limit", OPTION_LIMIT, "NAME", 0,
-      "What is raised until it fits no more: context_tokens (default), max_dq_size or max_input_len", 0 },
-    { "runs", OPTION_RUNS, "N", 0, "Settings to run at most (default: 24)", 0 },
-    { "timeout", OPTION_TIMEOUT, "SECONDS", 0, "Time for one run (default: 120)", 0 },
-    { "output", 'o', "DIR", 0, "Where the plot goes (default: results)", 0 },
-    { "no-draw", OPTION_NO_DRAW, NULL, 0, "Write script and data, don't run gnuplot", 0 },
-    { "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
-    { "quiet", 'q', NULL, 0, "No lines for single runs", 0 },
+static const struct flag options[] = {
+    { "prompt-tokens", "N", "Tokens of the prompt (default: 512)",
+      FLAG_FIELD(struct arguments, question.prompt_tokens), .low = 1, .high = 1 << 20 },
+    { "decode-tokens", "N", "Find the fastest at decoding N tokens after the prompt, not at the prompt",
+      FLAG_FIELD(struct arguments, question.decode_tokens), .low = 1, .high = 16384 },
+    { "context-tokens", "N", "Capacity of the cache (default: as many as are used)",
+      FLAG_FIELD(struct arguments, question.context_tokens), .low = 1, .high = 1 << 20 },
+    { "limit", "NAME", "What is raised until it fits no more: context_tokens (default), max_dq_size or max_input_len",
+      .key = OPTION_LIMIT },
+    { "runs", "N", "Settings to run at most (default: 24)",
+      FLAG_FIELD(struct arguments, question.run_limit), .low = 1, .high = 10000 },
+    { "timeout", "SECONDS", "Time for one run (default: 120)",
+      FLAG_FIELD(struct arguments, question.timeout_ns), .low = 1, .high = 86400, .unit = 1000000000 },
+    { "output", "DIR", "Where the plot goes (default: results)", FLAG_FIELD(struct arguments, output), .key = 'o' },
+    { "no-draw", NULL, "Write script and data, don't run gnuplot", FLAG_FIELD(struct arguments, no_draw) },
+    { "json", NULL, "Print JSON", FLAG_FIELD(struct arguments, json) },
+    { "quiet", NULL, "No lines for single runs", FLAG_FIELD(struct arguments, quiet), .key = 'q' },
     { 0 }
 };
 
@@ -64,6 +67,7 @@ static void check(struct arguments *a, struct argp_state *state)
     if (a->flags.parameters.count[PLIM_MEMORY_BUDGET] <= 0 || !a->flags.parameters.set[PLIM_MEMORY_BUDGET])
         argp_error(state, "--memory-budget is needed, such as 512Mi");
     q->budget_bytes = (uint64_t)a->flags.parameters.count[PLIM_MEMORY_BUDGET];
+    q->decode = q->decode_tokens > 0;
     if (!q->context_tokens)
         q->context_tokens = q->prompt_tokens + q->decode_tokens;
 }
@@ -71,53 +75,22 @@ static void check(struct arguments *a, struct argp_state *state)
 static error_t parse_option(int key, char *text, struct argp_state *state)
 {
     struct arguments *a = state->input;
-    struct frontier_question *q = &a->question;
 
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->flags;
         return 0;
-    case OPTION_PROMPT:
-        q->prompt_tokens = (size_t)flag_count(state, "--prompt-tokens", text, 1, 1 << 20);
-        return 0;
-    case OPTION_DECODE:
-        q->decode_tokens = (size_t)flag_count(state, "--decode-tokens", text, 1, 16384);
-        q->decode = true;
-        return 0;
-    case OPTION_CONTEXT:
-        q->context_tokens = (size_t)flag_count(state, "--context-tokens", text, 1, 1 << 20);
-        return 0;
     case OPTION_LIMIT:
-        parse_limit(q, text, state);
-        return 0;
-    case OPTION_RUNS:
-        q->run_limit = (size_t)flag_count(state, "--runs", text, 1, 10000);
-        return 0;
-    case OPTION_TIMEOUT:
-        q->timeout_ns = (uint64_t)flag_count(state, "--timeout", text, 1, 86400) * 1000000000u;
-        return 0;
-    case 'o':
-        a->output = text;
-        return 0;
-    case 'q':
-        a->quiet = true;
-        return 0;
-    case OPTION_NO_DRAW:
-        a->no_draw = true;
-        return 0;
-    case OPTION_JSON:
-        a->json = true;
+        parse_limit(&a->question, text, state);
         return 0;
     case ARGP_KEY_ARG:
-        if (a->model)
-            argp_error(state, "one model at a time: \"%s\" is a second", text);
-        a->model = text;
+        flag_only_argument(state, &a->model, "model", text);
         return 0;
     case ARGP_KEY_END:
         check(a, state);
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return flag_parse(options, key, text, state);
     }
 }
 
@@ -200,8 +173,9 @@ out:
 int verb_frontier(int argc, char **argv)
 {
     struct arguments a = { .output = "results" };
+    struct argp_option listed[FLAG_LIMIT];
     struct argp argp = {
-        options, parse_option, "MODEL",
+        flag_options(options, listed), parse_option, "MODEL",
         "Finds the fastest setting of max_dq_size, max_input_len, max_attention_size and kv_cache whose peak fits "
         "--memory-budget: by prediction first, then by running what fits. A parameter that is given stays as it is.\v"
         "Then one quantity is raised at that setting until it fits no more: one integer, the same on every machine.\n\n"
@@ -216,9 +190,5 @@ int verb_frontier(int argc, char **argv)
     parameter_flags_init(&a.flags);
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     status = search(&a, &err);
-    if (status < 0) {
-        fprintf(stderr, "plimsoll: %s\n", err.message);
-        return plim_err_exit_status(&err);
-    }
-    return status;
+    return verb_status(status, &err);
 }

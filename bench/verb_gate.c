@@ -5,13 +5,12 @@
 #include <argp.h>
 #include <stdlib.h>
 
+#include "flag_table.h"
 #include "format.h"
 #include "gate.h"
 #include "gate_control.h"
 #include "plimsoll/process.h"
 #include "share.h"
-
-enum { OPTION_BASELINES = 1000, OPTION_MARKDOWN, OPTION_JSON, OPTION_EXACT_ONLY, OPTION_TIMINGS, OPTION_STRICT, OPTION_BLIND };
 
 struct arguments {
     const char *result;
@@ -22,15 +21,20 @@ struct arguments {
     bool strict, blind;
 };
 
-static const struct argp_option options[] = {
-    { "baselines", OPTION_BASELINES, "DIR", 0, "Where the baselines are (default: baselines)", 0 },
-    { "exact-only", OPTION_EXACT_ONLY, NULL, 0, "Gate only what holds on every machine", 0 },
-    { "timings", OPTION_TIMINGS, NULL, 0, "Timings must be gated: fail (3) without a baseline of this machine class", 0 },
-    { "strict", OPTION_STRICT, NULL, 0, "Inconclusive (4), stale and missing values (1) are failures", 0 },
-    { "all", 'a', NULL, 0, "Also show what passed, is new or not comparable", 0 },
-    { "markdown", OPTION_MARKDOWN, NULL, 0, "Print Markdown, as for a pull request", 0 },
-    { "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
-    { "rehearse-blind", OPTION_BLIND, NULL, 0, "Plant nothing in the gate's own controls, to see exit status 6", 0 },
+static const struct flag options[] = {
+    { "baselines", "DIR", "Where the baselines are (default: baselines)", FLAG_FIELD(struct arguments, baselines) },
+    { "exact-only", NULL, "Gate only what holds on every machine",
+      FLAG_FIELD(struct arguments, options.policy.classes), .value = COMPARE_PORTABLE },
+    { "timings", NULL, "Timings must be gated: fail (3) without a baseline of this machine class",
+      FLAG_FIELD(struct arguments, options.demand_timings) },
+    { "strict", NULL, "Inconclusive (4), stale and missing values (1) are failures", FLAG_FIELD(struct arguments, strict) },
+    { "all", NULL, "Also show what passed, is new or not comparable",
+      FLAG_FIELD(struct arguments, view.all), .key = 'a' },
+    { "markdown", NULL, "Print Markdown, as for a pull request",
+      FLAG_FIELD(struct arguments, view.format), .value = COMPARISON_MARKDOWN },
+    { "json", NULL, "Print JSON", FLAG_FIELD(struct arguments, view.format), .value = COMPARISON_JSON },
+    { "rehearse-blind", NULL, "Plant nothing in the gate's own controls, to see exit status 6",
+      FLAG_FIELD(struct arguments, blind) },
     { 0 }
 };
 
@@ -40,30 +44,6 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->outputs;
-        return 0;
-    case OPTION_BASELINES:
-        a->baselines = text;
-        return 0;
-    case OPTION_MARKDOWN:
-        a->view.format = COMPARISON_MARKDOWN;
-        return 0;
-    case OPTION_JSON:
-        a->view.format = COMPARISON_JSON;
-        return 0;
-    case 'a':
-        a->view.all = true;
-        return 0;
-    case OPTION_EXACT_ONLY:
-        a->options.policy.classes = COMPARE_PORTABLE;
-        return 0;
-    case OPTION_TIMINGS:
-        a->options.demand_timings = true;
-        return 0;
-    case OPTION_STRICT:
-        a->strict = true;
-        return 0;
-    case OPTION_BLIND:
-        a->blind = true;
         return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num > 0)
@@ -77,7 +57,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
             argp_error(state, "--exact-only and --timings exclude each other");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return flag_parse(options, key, text, state);
     }
 }
 
@@ -142,8 +122,9 @@ out:
 int verb_gate(int argc, char **argv)
 {
     static const struct argp_child children[] = { { &format_argp, 0, NULL, 0 }, { 0 } };
-    static const struct argp argp = {
-        options, parse_option, "RESULT",
+    struct argp_option listed[FLAG_LIMIT];
+    struct argp argp = {
+        flag_options(options, listed), parse_option, "RESULT",
         "Compares a result with the baselines of its suite: exact metrics to the byte, timings by statistics within the "
         "machine's class.\v"
         "Exit status: 0 no regression, 1 a regression, 2 bad usage or input, 3 there is nothing to compare with, 4 "
@@ -155,10 +136,5 @@ int verb_gate(int argc, char **argv)
     struct arguments a = { .options = { .policy = compare_policy_default() } };
     struct plim_err err = PLIM_ERR_INIT;
     argp_parse(&argp, argc, argv, 0, NULL, &a);
-    int status = gate_file(&a, &err);
-    if (status < 0) {
-        fprintf(stderr, "plimsoll: %s\n", err.message);
-        status = plim_err_exit_status(&err);
-    }
-    return status;
+    return verb_status(gate_file(&a, &err), &err);
 }

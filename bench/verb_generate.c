@@ -9,15 +9,12 @@
 #include <string.h>
 
 #include "cli_model.h"
-#include "number_flags.h"
+#include "flag_table.h"
 #include "parameter_flags.h"
 #include "plimsoll/generate.h"
 #include "plimsoll/units.h"
 
 #define PROMPT_LIMIT ((size_t)16 << 20)
-
-enum { OPTION_TOP_K = 1000, OPTION_TOP_P, OPTION_MIN_P, OPTION_PENALTY, OPTION_WINDOW, OPTION_SEED, OPTION_CONTEXT,
-       OPTION_IGNORE_EOS, OPTION_JSON, OPTION_STATS };
 
 struct arguments {
     const char *model;
@@ -28,82 +25,51 @@ struct arguments {
     struct parameter_flags flags;
 };
 
-static const struct argp_option options[] = {
-    { "prompt", 'p', "TEXT", 0, "What to continue (default: standard input)", 0 },
-    { "max-tokens", 'n', "N", 0, "Generate at most so many tokens (default: 128)", 0 },
-    { "temperature", 't', "X", 0, "0 (default): always the most probable token", 1 },
-    { "top-k", OPTION_TOP_K, "N", 0, "Only the N most probable tokens (0: all)", 1 },
-    { "top-p", OPTION_TOP_P, "P", 0, "Only the most probable tokens that make up P (1: all)", 1 },
-    { "min-p", OPTION_MIN_P, "P", 0, "Only tokens at least P times as probable as the best (0: all)", 1 },
-    { "repetition-penalty", OPTION_PENALTY, "X", 0, "Makes tokens seen less probable (1: no)", 1 },
-    { "repetition-window", OPTION_WINDOW, "N", 0, "How many tokens the penalty looks back (0: all)", 1 },
-    { "seed", OPTION_SEED, "N", 0, "Of the draws (default: 0)", 1 },
-    { "context", OPTION_CONTEXT, "N", 0, "Capacity of the cache (default: what the prompt and --max-tokens need)", 2 },
-    { "ignore-eos", OPTION_IGNORE_EOS, NULL, 0, "Go on after the model's end token", 2 },
-    { "stats", OPTION_STATS, NULL, 0, "Print speed and memory to standard error in the end", 2 },
-    { "json", OPTION_JSON, NULL, 0, "Print text, speed and memory as JSON in the end", 2 },
+static const struct flag options[] = {
+    { "prompt", "TEXT", "What to continue (default: standard input)",
+      FLAG_FIELD(struct arguments, prompt), .key = 'p' },
+    { "max-tokens", "N", "Generate at most so many tokens (default: 128)",
+      FLAG_FIELD(struct arguments, max_tokens), .low = 0, .high = INT32_MAX, .key = 'n' },
+    { "temperature", "X", "0 (default): always the most probable token",
+      FLAG_FIELD(struct arguments, sampling.temperature), .key = 't', .group = 1 },
+    { "top-k", "N", "Only the N most probable tokens (0: all)",
+      FLAG_FIELD(struct arguments, sampling.top_k), .low = 0, .high = INT32_MAX, .group = 1 },
+    { "top-p", "P", "Only the most probable tokens that make up P (1: all)",
+      FLAG_FIELD(struct arguments, sampling.top_p), .group = 1 },
+    { "min-p", "P", "Only tokens at least P times as probable as the best (0: all)",
+      FLAG_FIELD(struct arguments, sampling.min_p), .group = 1 },
+    { "repetition-penalty", "X", "Makes tokens seen less probable (1: no)",
+      FLAG_FIELD(struct arguments, sampling.repetition_penalty), .group = 1 },
+    { "repetition-window", "N", "How many tokens the penalty looks back (0: all)",
+      FLAG_FIELD(struct arguments, sampling.repetition_window), .low = 0, .high = INT32_MAX, .group = 1 },
+    { "seed", "N", "Of the draws (default: 0)",
+      FLAG_FIELD(struct arguments, sampling.seed), .low = 0, .high = INT64_MAX, .group = 1 },
+    { "context", "N", "Capacity of the cache (default: what the prompt and --max-tokens need)",
+      FLAG_FIELD(struct arguments, context_tokens), .low = 1, .high = INT32_MAX, .group = 2 },
+    { "ignore-eos", NULL, "Go on after the model's end token", FLAG_FIELD(struct arguments, ignore_eos), .group = 2 },
+    { "stats", NULL, "Print speed and memory to standard error in the end",
+      FLAG_FIELD(struct arguments, stats), .group = 2 },
+    { "json", NULL, "Print text, speed and memory as JSON in the end", FLAG_FIELD(struct arguments, json), .group = 2 },
     { 0 }
 };
 
 static error_t parse_option(int key, char *text, struct argp_state *state)
 {
     struct arguments *a = state->input;
-    struct plim_sampling *s = &a->sampling;
 
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->flags;
         return 0;
-    case 'p':
-        a->prompt = text;
-        return 0;
-    case 'n':
-        a->max_tokens = (size_t)flag_count(state, "--max-tokens", text, 0, INT32_MAX);
-        return 0;
-    case 't':
-        s->temperature = flag_number(state, "--temperature", text);
-        return 0;
-    case OPTION_TOP_K:
-        s->top_k = flag_count(state, "--top-k", text, 0, INT32_MAX);
-        return 0;
-    case OPTION_TOP_P:
-        s->top_p = flag_number(state, "--top-p", text);
-        return 0;
-    case OPTION_MIN_P:
-        s->min_p = flag_number(state, "--min-p", text);
-        return 0;
-    case OPTION_PENALTY:
-        s->repetition_penalty = flag_number(state, "--repetition-penalty", text);
-        return 0;
-    case OPTION_WINDOW:
-        s->repetition_window = flag_count(state, "--repetition-window", text, 0, INT32_MAX);
-        return 0;
-    case OPTION_SEED:
-        s->seed = (uint64_t)flag_count(state, "--seed", text, 0, INT64_MAX);
-        return 0;
-    case OPTION_CONTEXT:
-        a->context_tokens = (size_t)flag_count(state, "--context", text, 1, INT32_MAX);
-        return 0;
-    case OPTION_IGNORE_EOS:
-        a->ignore_eos = true;
-        return 0;
-    case OPTION_STATS:
-        a->stats = true;
-        return 0;
-    case OPTION_JSON:
-        a->json = true;
-        return 0;
     case ARGP_KEY_ARG:
-        if (a->model)
-            argp_error(state, "one model at a time: \"%s\" is a second", text);
-        a->model = text;
+        flag_only_argument(state, &a->model, "model", text);
         return 0;
     case ARGP_KEY_END:
         if (!a->model)
             argp_error(state, "a model directory is needed");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return flag_parse(options, key, text, state);
     }
 }
 
@@ -273,16 +239,13 @@ out:
 int verb_generate(int argc, char **argv)
 {
     struct arguments a = { .max_tokens = 128, .sampling = PLIM_SAMPLING_GREEDY };
-    struct argp argp = { options, parse_option, "MODEL",
+    struct argp_option listed[FLAG_LIMIT];
+    struct argp argp = { flag_options(options, listed), parse_option, "MODEL",
                          "Continues a text with a model (a Hugging Face directory, dense or EXL2).", a.flags.children, NULL,
                          NULL };
     struct plim_err err = PLIM_ERR_INIT;
 
     parameter_flags_init(&a.flags);
     argp_parse(&argp, argc, argv, 0, NULL, &a);
-    if (parameter_flags_resolve(&a.flags, argv, &err) < 0 || generate(&a, &err) < 0) {
-        fprintf(stderr, "plimsoll: %s\n", err.message);
-        return plim_err_exit_status(&err);
-    }
-    return 0;
+    return verb_status(parameter_flags_resolve(&a.flags, argv, &err) < 0 ? -1 : generate(&a, &err), &err);
 }

@@ -8,12 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "flag_table.h"
 #include "heap.h"
 #include "parameter_flags.h"
 #include "plimsoll/engine.h"
 #include "plimsoll/file.h"
-
-enum { OPTION_IDS = 1000, OPTION_TOKEN_BY_TOKEN };
 
 #define ID_LIMIT 65536
 
@@ -23,10 +22,12 @@ struct arguments {
     struct parameter_flags flags;
 };
 
-static const struct argp_option options[] = {
-    { "ids", OPTION_IDS, "LIST", 0, "The tokens, such as 1,345,17", 0 },
-    { "token-by-token", OPTION_TOKEN_BY_TOKEN, NULL, 0, "One token a call, as in decoding; default: all in one call", 0 },
-    { "output", 'o', "FILE", 0, "Where the logits go: safetensors, \"logits\" F32 [tokens, vocabulary]", 0 },
+static const struct flag options[] = {
+    { "ids", "LIST", "The tokens, such as 1,345,17", FLAG_FIELD(struct arguments, ids) },
+    { "token-by-token", NULL, "One token a call, as in decoding; default: all in one call",
+      FLAG_FIELD(struct arguments, token_by_token) },
+    { "output", "FILE", "Where the logits go: safetensors, \"logits\" F32 [tokens, vocabulary]",
+      FLAG_FIELD(struct arguments, output), .key = 'o' },
     { 0 }
 };
 
@@ -38,26 +39,15 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->flags;
         return 0;
-    case OPTION_IDS:
-        a->ids = text;
-        return 0;
-    case OPTION_TOKEN_BY_TOKEN:
-        a->token_by_token = true;
-        return 0;
-    case 'o':
-        a->output = text;
-        return 0;
     case ARGP_KEY_ARG:
-        if (a->model)
-            argp_error(state, "one model at a time: \"%s\" is a second", text);
-        a->model = text;
+        flag_only_argument(state, &a->model, "model", text);
         return 0;
     case ARGP_KEY_END:
         if (!a->model || !a->ids || !a->output)
             argp_error(state, "a model directory, --ids LIST and --output FILE are needed");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return flag_parse(options, key, text, state);
     }
 }
 
@@ -154,16 +144,13 @@ out:
 int verb_logits(int argc, char **argv)
 {
     struct arguments a = { 0 };
-    struct argp argp = { options, parse_option, "MODEL",
+    struct argp_option listed[FLAG_LIMIT];
+    struct argp argp = { flag_options(options, listed), parse_option, "MODEL",
                          "Writes the logits of every one of the given tokens. tools/peer-exllamav2 --logits compares them with "
                          "ExLlamaV2's.", a.flags.children, NULL, NULL };
     struct plim_err err = PLIM_ERR_INIT;
 
     parameter_flags_init(&a.flags);
     argp_parse(&argp, argc, argv, 0, NULL, &a);
-    if (parameter_flags_resolve(&a.flags, argv, &err) < 0 || write_logits(&a, &err) < 0) {
-        fprintf(stderr, "plimsoll: %s\n", err.message);
-        return plim_err_exit_status(&err);
-    }
-    return 0;
+    return verb_status(parameter_flags_resolve(&a.flags, argv, &err) < 0 ? -1 : write_logits(&a, &err), &err);
 }

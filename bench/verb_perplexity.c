@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "cli_model.h"
-#include "number_flags.h"
+#include "flag_table.h"
 #include "parameter_flags.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/file.h"
@@ -18,8 +18,6 @@
 
 #define TEXT_LIMIT ((size_t)256 << 20)
 
-enum { OPTION_TEXT = 1000, OPTION_REFERENCE, OPTION_WINDOW, OPTION_TOKENS, OPTION_JSON };
-
 struct arguments {
     const char *model, *text, *reference;
     size_t window, token_limit;
@@ -27,12 +25,15 @@ struct arguments {
     struct parameter_flags flags;
 };
 
-static const struct argp_option options[] = {
-    { "text", OPTION_TEXT, "FILE", 0, "The text to score", 0 },
-    { "reference", OPTION_REFERENCE, "DIR", 0, "Also the KL divergence from this model, such as the dense one", 0 },
-    { "window", OPTION_WINDOW, "N", 0, "Tokens that are run from an empty cache (default: 512)", 0 },
-    { "tokens", OPTION_TOKENS, "N", 0, "Score only the first N tokens", 0 },
-    { "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
+static const struct flag options[] = {
+    { "text", "FILE", "The text to score", FLAG_FIELD(struct arguments, text) },
+    { "reference", "DIR", "Also the KL divergence from this model, such as the dense one",
+      FLAG_FIELD(struct arguments, reference) },
+    { "window", "N", "Tokens that are run from an empty cache (default: 512)",
+      FLAG_FIELD(struct arguments, window), .low = 2, .high = INT32_MAX },
+    { "tokens", "N", "Score only the first N tokens",
+      FLAG_FIELD(struct arguments, token_limit), .low = 2, .high = INT32_MAX },
+    { "json", NULL, "Print JSON", FLAG_FIELD(struct arguments, json) },
     { 0 }
 };
 
@@ -44,32 +45,15 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->flags;
         return 0;
-    case OPTION_TEXT:
-        a->text = text;
-        return 0;
-    case OPTION_REFERENCE:
-        a->reference = text;
-        return 0;
-    case OPTION_WINDOW:
-        a->window = (size_t)flag_count(state, "--window", text, 2, INT32_MAX);
-        return 0;
-    case OPTION_TOKENS:
-        a->token_limit = (size_t)flag_count(state, "--tokens", text, 2, INT32_MAX);
-        return 0;
-    case OPTION_JSON:
-        a->json = true;
-        return 0;
     case ARGP_KEY_ARG:
-        if (a->model)
-            argp_error(state, "one model at a time: \"%s\" is a second", text);
-        a->model = text;
+        flag_only_argument(state, &a->model, "model", text);
         return 0;
     case ARGP_KEY_END:
         if (!a->model || !a->text)
             argp_error(state, "a model directory and --text FILE are needed");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return flag_parse(options, key, text, state);
     }
 }
 
@@ -178,7 +162,8 @@ out:
 int verb_perplexity(int argc, char **argv)
 {
     struct arguments a = { .window = 512 };
-    struct argp argp = { options, parse_option, "MODEL",
+    struct argp_option listed[FLAG_LIMIT];
+    struct argp argp = { flag_options(options, listed), parse_option, "MODEL",
                          "Scores a text: exp of the mean negative log-likelihood of its tokens, each given those before it "
                          "in its window. With a reference also the mean KL divergence of the model's predictions from the "
                          "reference's, in nats a token.", a.flags.children, NULL, NULL };
@@ -186,9 +171,5 @@ int verb_perplexity(int argc, char **argv)
 
     parameter_flags_init(&a.flags);
     argp_parse(&argp, argc, argv, 0, NULL, &a);
-    if (parameter_flags_resolve(&a.flags, argv, &err) < 0 || score(&a, &err) < 0) {
-        fprintf(stderr, "plimsoll: %s\n", err.message);
-        return plim_err_exit_status(&err);
-    }
-    return 0;
+    return verb_status(parameter_flags_resolve(&a.flags, argv, &err) < 0 ? -1 : score(&a, &err), &err);
 }

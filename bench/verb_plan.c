@@ -8,15 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "flag_table.h"
 #include "heap.h"
-#include "number_flags.h"
 #include "parameter_flags.h"
 #include "plimsoll/engine.h"
 #include "plimsoll/units.h"
 #include "table.h"
 
-
-enum { OPTION_PROMPT = 1000, OPTION_CONTEXT, OPTION_DECODE, OPTION_PAST, OPTION_ALL_LOGITS, OPTION_VERIFY, OPTION_JSON };
 
 struct arguments {
     const char *model;
@@ -25,14 +23,20 @@ struct arguments {
     struct parameter_flags flags;
 };
 
-static const struct argp_option options[] = {
-    { "prompt-tokens", OPTION_PROMPT, "N", 0, "Tokens of the prompt (default: 512)", 0 },
-    { "past-tokens", OPTION_PAST, "N", 0, "Tokens that are in the cache before it (default: 0)", 0 },
-    { "decode-tokens", OPTION_DECODE, "N", 0, "Tokens generated after it, one by one (default: 0)", 0 },
-    { "context-tokens", OPTION_CONTEXT, "N", 0, "Capacity of the cache (default: as many as are used)", 0 },
-    { "all-logits", OPTION_ALL_LOGITS, NULL, 0, "Logits of every prompt token, as for a perplexity", 0 },
-    { "verify", OPTION_VERIFY, NULL, 0, "Run it too, and compare; exit status 1 if a byte differs", 0 },
-    { "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
+static const struct flag options[] = {
+    { "prompt-tokens", "N", "Tokens of the prompt (default: 512)",
+      FLAG_FIELD(struct arguments, prompt_tokens), .low = 1, .high = INT32_MAX },
+    { "past-tokens", "N", "Tokens that are in the cache before it (default: 0)",
+      FLAG_FIELD(struct arguments, past_tokens), .low = 0, .high = INT32_MAX },
+    { "decode-tokens", "N", "Tokens generated after it, one by one (default: 0)",
+      FLAG_FIELD(struct arguments, decode_tokens), .low = 0, .high = INT32_MAX },
+    { "context-tokens", "N", "Capacity of the cache (default: as many as are used)",
+      FLAG_FIELD(struct arguments, context_tokens), .low = 1, .high = INT32_MAX },
+    { "all-logits", NULL, "Logits of every prompt token, as for a perplexity",
+      FLAG_FIELD(struct arguments, all_logits) },
+    { "verify", NULL, "Run it too, and compare; exit status 1 if a byte differs",
+      FLAG_FIELD(struct arguments, verify) },
+    { "json", NULL, "Print JSON", FLAG_FIELD(struct arguments, json) },
     { 0 }
 };
 
@@ -44,31 +48,8 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->flags;
         return 0;
-    case OPTION_PROMPT:
-        a->prompt_tokens = (size_t)flag_count(state, "--prompt-tokens", text, 1, INT32_MAX);
-        return 0;
-    case OPTION_PAST:
-        a->past_tokens = (size_t)flag_count(state, "--past-tokens", text, 0, INT32_MAX);
-        return 0;
-    case OPTION_DECODE:
-        a->decode_tokens = (size_t)flag_count(state, "--decode-tokens", text, 0, INT32_MAX);
-        return 0;
-    case OPTION_CONTEXT:
-        a->context_tokens = (size_t)flag_count(state, "--context-tokens", text, 1, INT32_MAX);
-        return 0;
-    case OPTION_ALL_LOGITS:
-        a->all_logits = true;
-        return 0;
-    case OPTION_VERIFY:
-        a->verify = true;
-        return 0;
-    case OPTION_JSON:
-        a->json = true;
-        return 0;
     case ARGP_KEY_ARG:
-        if (a->model)
-            argp_error(state, "one model at a time: \"%s\" is a second", text);
-        a->model = text;
+        flag_only_argument(state, &a->model, "model", text);
         return 0;
     case ARGP_KEY_END:
         if (!a->model)
@@ -77,7 +58,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
             a->context_tokens = a->past_tokens + a->prompt_tokens + a->decode_tokens;
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return flag_parse(options, key, text, state);
     }
 }
 
@@ -314,8 +295,9 @@ static int run(const struct arguments *a, struct plim_err *err)
 int verb_plan(int argc, char **argv)
 {
     struct arguments a = { .prompt_tokens = 512 };
+    struct argp_option listed[FLAG_LIMIT];
     struct argp argp = {
-        options, parse_option, "MODEL",
+        flag_options(options, listed), parse_option, "MODEL",
         "Predicts the peak of requested memory by tag, from the model's headers and the parameters, without loading it.\v"
         "Exit status: 0 fine, 1 --verify measured something else or the run failed, 2 bad usage, model or parameters.",
         a.flags.children, NULL, NULL
@@ -326,9 +308,5 @@ int verb_plan(int argc, char **argv)
     parameter_flags_init(&a.flags);
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     status = parameter_flags_resolve(&a.flags, argv, &err) < 0 ? -1 : run(&a, &err);
-    if (status < 0) {
-        fprintf(stderr, "plimsoll: %s\n", err.message);
-        return plim_err_exit_status(&err);
-    }
-    return status;
+    return verb_status(status, &err);
 }

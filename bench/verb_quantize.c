@@ -8,30 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "number_flags.h"
+#include "flag_table.h"
 #include "parameter_flags.h"
 #include "plimsoll/quantize.h"
 #include "plimsoll/units.h"
 #include "table.h"
-
-enum {
-    OPTION_BPW = 1000,
-    OPTION_HEAD_BITS,
-    OPTION_CALIBRATION,
-    OPTION_ROWS,
-    OPTION_LENGTH,
-    OPTION_MEASUREMENT_ROWS,
-    OPTION_MEASUREMENT_LENGTH,
-    OPTION_MEASUREMENT,
-    OPTION_MEASURE_ONLY,
-    OPTION_JOB,
-    OPTION_SHARD_SIZE,
-    OPTION_NEAREST,
-    OPTION_AS_EXLLAMAV2,
-    OPTION_SEED,
-    OPTION_JSON,
-    OPTION_QUIET = 'q'
-};
 
 #define LENGTH_LIMIT (1 << 20)
 
@@ -41,24 +22,37 @@ struct arguments {
     struct parameter_flags flags;
 };
 
-static const struct argp_option options[] = {
-    { "bpw", OPTION_BPW, "N", 0, "Target bits per weight of the decoder, never exceeded", 0 },
-    { "head-bits", OPTION_HEAD_BITS, "N", 0, "Bits of the output head: 2, 3, 4, 5, 6 or 8 (default: 6)", 0 },
-    { "calibration", OPTION_CALIBRATION, "FILE", 0, "Text (.txt, .jsonl) or tokens (.safetensors); default: a built-in mix",
-      0 },
-    { "rows", OPTION_ROWS, "N", 0, "Calibration rows (default: 100)", 0 },
-    { "length", OPTION_LENGTH, "N", 0, "Tokens of a calibration row (default: 2048)", 0 },
-    { "measurement-rows", OPTION_MEASUREMENT_ROWS, "N", 0, "Rows of the measurement (default: 16)", 0 },
-    { "measurement-length", OPTION_MEASUREMENT_LENGTH, "N", 0, "Tokens of a row of the measurement (default: 2048)", 0 },
-    { "measurement", OPTION_MEASUREMENT, "FILE", 0, "Use the measurement.json of an earlier job of this model", 0 },
-    { "measure-only", OPTION_MEASURE_ONLY, NULL, 0, "End with measurement.json in the job directory", 0 },
-    { "job", OPTION_JOB, "DIR", 0, "Job directory, where a conversion that was stopped goes on (default: OUT.job)", 0 },
-    { "shard-size", OPTION_SHARD_SIZE, "MIB", 0, "Largest output file in MiB (default: 8192)", 0 },
-    { "round-to-nearest", OPTION_NEAREST, NULL, 0, "Without error feedback, to compare with", 0 },
-    { "as-exllamav2", OPTION_AS_EXLLAMAV2, NULL, 0, "With ExLlamaV2's damping and scale search, to compare with", 0 },
-    { "seed", OPTION_SEED, "N", 0, "Seed of the built-in mix", 0 },
-    { "json", OPTION_JSON, NULL, 0, "Print the summary as JSON", 0 },
-    { "quiet", OPTION_QUIET, NULL, 0, "No progress", 0 },
+static const struct flag options[] = {
+    { "bpw", "N", "Target bits per weight of the decoder, never exceeded",
+      FLAG_FIELD(struct arguments, options.bits_per_weight) },
+    { "head-bits", "N", "Bits of the output head: 2, 3, 4, 5, 6 or 8 (default: 6)",
+      FLAG_FIELD(struct arguments, options.head_bits), .low = 2, .high = 8 },
+    { "calibration", "FILE", "Text (.txt, .jsonl) or tokens (.safetensors); default: a built-in mix",
+      FLAG_FIELD(struct arguments, options.calibration) },
+    { "rows", "N", "Calibration rows (default: 100)",
+      FLAG_FIELD(struct arguments, options.rows), .low = 1, .high = LENGTH_LIMIT },
+    { "length", "N", "Tokens of a calibration row (default: 2048)",
+      FLAG_FIELD(struct arguments, options.length), .low = 2, .high = LENGTH_LIMIT },
+    { "measurement-rows", "N", "Rows of the measurement (default: 16)",
+      FLAG_FIELD(struct arguments, options.measurement_rows), .low = 1, .high = LENGTH_LIMIT },
+    { "measurement-length", "N", "Tokens of a row of the measurement (default: 2048)",
+      FLAG_FIELD(struct arguments, options.measurement_length), .low = 2, .high = LENGTH_LIMIT },
+    { "measurement", "FILE", "Use the measurement.json of an earlier job of this model",
+      FLAG_FIELD(struct arguments, options.measurement) },
+    { "measure-only", NULL, "End with measurement.json in the job directory",
+      FLAG_FIELD(struct arguments, options.measure_only) },
+    { "job", "DIR", "Job directory, where a conversion that was stopped goes on (default: OUT.job)",
+      FLAG_FIELD(struct arguments, options.job_directory) },
+    { "shard-size", "MIB", "Largest output file in MiB (default: 8192)",
+      FLAG_FIELD(struct arguments, options.shard_bytes), .low = 1, .high = INT32_MAX, .unit = PLIM_MI },
+    { "round-to-nearest", NULL, "Without error feedback, to compare with",
+      FLAG_FIELD(struct arguments, options.round_to_nearest) },
+    { "as-exllamav2", NULL, "With ExLlamaV2's damping and scale search, to compare with",
+      FLAG_FIELD(struct arguments, options.as_exllamav2) },
+    { "seed", "N", "Seed of the built-in mix",
+      FLAG_FIELD(struct arguments, options.seed), .low = 0, .high = INT64_MAX },
+    { "json", NULL, "Print the summary as JSON", FLAG_FIELD(struct arguments, json) },
+    { "quiet", NULL, "No progress", FLAG_FIELD(struct arguments, quiet), .key = 'q' },
     { 0 }
 };
 
@@ -71,54 +65,6 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->flags;
         return 0;
-    case OPTION_BPW:
-        o->bits_per_weight = flag_number(state, "--bpw", text);
-        return 0;
-    case OPTION_HEAD_BITS:
-        o->head_bits = (int)flag_count(state, "--head-bits", text, 2, 8);
-        return 0;
-    case OPTION_CALIBRATION:
-        o->calibration = text;
-        return 0;
-    case OPTION_ROWS:
-        o->rows = (size_t)flag_count(state, "--rows", text, 1, LENGTH_LIMIT);
-        return 0;
-    case OPTION_LENGTH:
-        o->length = (size_t)flag_count(state, "--length", text, 2, LENGTH_LIMIT);
-        return 0;
-    case OPTION_MEASUREMENT_ROWS:
-        o->measurement_rows = (size_t)flag_count(state, "--measurement-rows", text, 1, LENGTH_LIMIT);
-        return 0;
-    case OPTION_MEASUREMENT_LENGTH:
-        o->measurement_length = (size_t)flag_count(state, "--measurement-length", text, 2, LENGTH_LIMIT);
-        return 0;
-    case OPTION_MEASUREMENT:
-        o->measurement = text;
-        return 0;
-    case OPTION_MEASURE_ONLY:
-        o->measure_only = true;
-        return 0;
-    case OPTION_JOB:
-        o->job_directory = text;
-        return 0;
-    case OPTION_SHARD_SIZE:
-        o->shard_bytes = (uint64_t)flag_count(state, "--shard-size", text, 1, INT32_MAX) * PLIM_MI;
-        return 0;
-    case OPTION_NEAREST:
-        o->round_to_nearest = true;
-        return 0;
-    case OPTION_AS_EXLLAMAV2:
-        o->as_exllamav2 = true;
-        return 0;
-    case OPTION_SEED:
-        o->seed = (uint64_t)flag_count(state, "--seed", text, 0, INT64_MAX);
-        return 0;
-    case OPTION_JSON:
-        a->json = true;
-        return 0;
-    case OPTION_QUIET:
-        a->quiet = true;
-        return 0;
     case ARGP_KEY_ARG:
         if (o->output_directory)
             argp_error(state, "MODEL and OUT are enough: \"%s\" is a third", text);
@@ -129,7 +75,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
             argp_error(state, "a model directory, an output directory and --bpw are needed");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return flag_parse(options, key, text, state);
     }
 }
 
@@ -280,7 +226,8 @@ static int convert(struct arguments *a, struct plim_err *err)
 int verb_quantize(int argc, char **argv)
 {
     struct arguments a = { .json = false };
-    struct argp argp = { options, parse_option, "MODEL OUT",
+    struct argp_option listed[FLAG_LIMIT];
+    struct argp argp = { flag_options(options, listed), parse_option, "MODEL OUT",
                          "Quantises a dense model directory to EXL2 by adaptive GPTQ, at a target of bits per weight.\v"
                          "Each step is kept in the job directory: the same command goes on where a stopped one ended, and "
                          "the files come out the same. Give the job directory away once the conversion is done.",
@@ -289,9 +236,5 @@ int verb_quantize(int argc, char **argv)
 
     parameter_flags_init(&a.flags);
     argp_parse(&argp, argc, argv, 0, NULL, &a);
-    if (parameter_flags_resolve(&a.flags, argv, &err) < 0 || convert(&a, &err) < 0) {
-        fprintf(stderr, "plimsoll: %s\n", err.message);
-        return plim_err_exit_status(&err);
-    }
-    return 0;
+    return verb_status(parameter_flags_resolve(&a.flags, argv, &err) < 0 ? -1 : convert(&a, &err), &err);
 }

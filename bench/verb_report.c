@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "flag_table.h"
 #include "format.h"
 #include "gate.h"
 #include "heap.h"
@@ -13,8 +14,6 @@
 #include "plimsoll/file.h"
 #include "report.h"
 #include "runner.h"
-
-enum { OPTION_BASELINE = 1000, OPTION_BASELINES, OPTION_SUITE, OPTION_TRACES, OPTION_TABLE, OPTION_MARKDOWN, OPTION_JSON };
 
 enum printed { PRINT_NOTHING, PRINT_TABLE, PRINT_MARKDOWN, PRINT_JSON };
 
@@ -24,16 +23,19 @@ struct arguments {
     struct format_outputs outputs;
 };
 
-static const struct argp_option options[] = {
-    { "baseline", OPTION_BASELINE, "FILE", 0, "What came before: a result or a baseline", 0 },
-    { "baselines", OPTION_BASELINES, "DIR", 0, "What came before: the suite's accepted baselines", 0 },
-    { "output", 'o', "FILE", 0, "The page (default: report.html, unless another form was asked for)", 0 },
-    { "table", OPTION_TABLE, NULL, 0, "Print a table, worst first", 0 },
-    { "markdown", OPTION_MARKDOWN, NULL, 0, "Print Markdown, as for a pull request", 0 },
-    { "json", OPTION_JSON, NULL, 0, "Print JSON", 0 },
-    { "suite", OPTION_SUITE, "FILE", 0, "The suite that says which curves to draw (default: that of the result)", 0 },
-    { "traces", OPTION_TRACES, "DIR", 0,
-      "Memory traces of the result (default: RESULT.traces beside it, if it is there)", 0 },
+static const struct flag options[] = {
+    { "baseline", "FILE", "What came before: a result or a baseline", FLAG_FIELD(struct arguments, baseline) },
+    { "baselines", "DIR", "What came before: the suite's accepted baselines", FLAG_FIELD(struct arguments, baselines) },
+    { "output", "FILE", "The page (default: report.html, unless another form was asked for)",
+      FLAG_FIELD(struct arguments, output), .key = 'o' },
+    { "table", NULL, "Print a table, worst first", FLAG_FIELD(struct arguments, printed), .value = PRINT_TABLE },
+    { "markdown", NULL, "Print Markdown, as for a pull request",
+      FLAG_FIELD(struct arguments, printed), .value = PRINT_MARKDOWN },
+    { "json", NULL, "Print JSON", FLAG_FIELD(struct arguments, printed), .value = PRINT_JSON },
+    { "suite", "FILE", "The suite that says which curves to draw (default: that of the result)",
+      FLAG_FIELD(struct arguments, suite) },
+    { "traces", "DIR", "Memory traces of the result (default: RESULT.traces beside it, if it is there)",
+      FLAG_FIELD(struct arguments, traces) },
     { 0 }
 };
 
@@ -43,30 +45,6 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->outputs;
-        return 0;
-    case OPTION_TABLE:
-        a->printed = PRINT_TABLE;
-        return 0;
-    case OPTION_MARKDOWN:
-        a->printed = PRINT_MARKDOWN;
-        return 0;
-    case OPTION_JSON:
-        a->printed = PRINT_JSON;
-        return 0;
-    case OPTION_BASELINE:
-        a->baseline = text;
-        return 0;
-    case OPTION_BASELINES:
-        a->baselines = text;
-        return 0;
-    case OPTION_SUITE:
-        a->suite = text;
-        return 0;
-    case OPTION_TRACES:
-        a->traces = text;
-        return 0;
-    case 'o':
-        a->output = text;
         return 0;
     case ARGP_KEY_ARG:
         if (state->arg_num > 0)
@@ -80,7 +58,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
             argp_error(state, "--baseline and --baselines exclude each other");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return flag_parse(options, key, text, state);
     }
 }
 
@@ -201,8 +179,9 @@ out:
 int verb_report(int argc, char **argv)
 {
     static const struct argp_child children[] = { { &format_argp, 0, NULL, 0 }, { 0 } };
-    static const struct argp argp = {
-        options, parse_option, "RESULT",
+    struct argp_option listed[FLAG_LIMIT];
+    struct argp argp = {
+        flag_options(options, listed), parse_option, "RESULT",
         "Shows a result, or what became of a baseline: as one self-contained HTML page, worst first, with what made the "
         "peak, timings, sweeps, and every case; or as a table, Markdown, JSON, JUnit, CSV or annotations.\v"
         "Exit status: 0 it was written, whatever it says; 1 writing failed, 2 bad usage or input, 3 there is nothing to "
@@ -212,9 +191,5 @@ int verb_report(int argc, char **argv)
     struct arguments a = { .printed = PRINT_NOTHING };
     struct plim_err err = PLIM_ERR_INIT;
     argp_parse(&argp, argc, argv, 0, NULL, &a);
-    if (make_report(&a, &err) < 0) {
-        fprintf(stderr, "plimsoll: %s\n", err.message);
-        return plim_err_exit_status(&err);
-    }
-    return 0;
+    return verb_status(make_report(&a, &err), &err);
 }

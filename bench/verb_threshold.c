@@ -6,15 +6,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "flag_table.h"
 #include "interrupt.h"
-#include "number_flags.h"
 #include "parameter_flags.h"
 #include "plimsoll/process.h"
 #include "table.h"
 #include "threshold.h"
-
-enum { OPTION_MODEL = 1000, OPTION_X, OPTION_FROM, OPTION_TO, OPTION_SIZES, OPTION_ROUNDS, OPTION_SEED, OPTION_TIMEOUT,
-       OPTION_JSON, OPTION_NO_DRAW };
 
 struct arguments {
     const char *parameter, *output;
@@ -23,21 +20,28 @@ struct arguments {
     struct parameter_flags flags;
 };
 
-static const struct argp_option options[] = {
-    { "model", OPTION_MODEL, "DIR", 0, "The model to time, where the switch works in one (dq_rows)", 0 },
-    { "x", OPTION_X, "ARGUMENT", 0,
-      "The workload's argument that is the size (default: prompt_tokens for dq_rows, in_features for "
-      "hessian_offload_threshold)", 0 },
-    { "from", OPTION_FROM, "N", 0, "The smallest size (default: 4 tokens, 256 features)", 0 },
-    { "to", OPTION_TO, "N", 0, "The largest size (default: 128 tokens, 3072 features)", 0 },
-    { "sizes", OPTION_SIZES, "N", 0, "Sizes between them, spread by ratio (default: 8)", 0 },
-    { "rounds", OPTION_ROUNDS, "N", 0, "Times that each size is run each way (default: 7)", 0 },
-    { "seed", OPTION_SEED, "N", 0, "Of the random order and of the bootstrap (default: 1)", 0 },
-    { "timeout", OPTION_TIMEOUT, "SECONDS", 0, "Time for one run (default: 120)", 0 },
-    { "output", 'o', "DIR", 0, "Where the plot goes (default: results)", 0 },
-    { "no-draw", OPTION_NO_DRAW, NULL, 0, "Write script and data, don't run gnuplot", 0 },
-    { "json", OPTION_JSON, NULL, 0, "Print JSON, with every sample", 0 },
-    { "quiet", 'q', NULL, 0, "No progress", 0 },
+static const struct flag options[] = {
+    { "model", "DIR", "The model to time, where the switch works in one (dq_rows)",
+      FLAG_FIELD(struct arguments, question.model_directory) },
+    { "x", "ARGUMENT", "The workload's argument that is the size (default: prompt_tokens for dq_rows, in_features for "
+      "hessian_offload_threshold)",
+      FLAG_FIELD(struct arguments, question.argument) },
+    { "from", "N", "The smallest size (default: 4 tokens, 256 features)",
+      FLAG_FIELD(struct arguments, question.from), .low = 1, .high = 1 << 20 },
+    { "to", "N", "The largest size (default: 128 tokens, 3072 features)",
+      FLAG_FIELD(struct arguments, question.to), .low = 1, .high = 1 << 20 },
+    { "sizes", "N", "Sizes between them, spread by ratio (default: 8)",
+      FLAG_FIELD(struct arguments, question.size_count), .low = 3, .high = 200 },
+    { "rounds", "N", "Times that each size is run each way (default: 7)",
+      FLAG_FIELD(struct arguments, question.rounds), .low = 3, .high = 1000 },
+    { "seed", "N", "Of the random order and of the bootstrap (default: 1)",
+      FLAG_FIELD(struct arguments, question.seed), .low = 0, .high = INT64_MAX },
+    { "timeout", "SECONDS", "Time for one run (default: 120)",
+      FLAG_FIELD(struct arguments, question.timeout_ns), .low = 1, .high = 86400, .unit = 1000000000 },
+    { "output", "DIR", "Where the plot goes (default: results)", FLAG_FIELD(struct arguments, output), .key = 'o' },
+    { "no-draw", NULL, "Write script and data, don't run gnuplot", FLAG_FIELD(struct arguments, no_draw) },
+    { "json", NULL, "Print JSON, with every sample", FLAG_FIELD(struct arguments, json) },
+    { "quiet", NULL, "No progress", FLAG_FIELD(struct arguments, quiet), .key = 'q' },
     { 0 }
 };
 
@@ -54,58 +58,19 @@ static void check(struct arguments *a, struct argp_state *state)
 static error_t parse_option(int key, char *text, struct argp_state *state)
 {
     struct arguments *a = state->input;
-    struct threshold_question *q = &a->question;
 
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->flags;
         return 0;
-    case OPTION_MODEL:
-        q->model_directory = text;
-        return 0;
-    case OPTION_X:
-        q->argument = text;
-        return 0;
-    case OPTION_FROM:
-        q->from = flag_count(state, "--from", text, 1, 1 << 20);
-        return 0;
-    case OPTION_TO:
-        q->to = flag_count(state, "--to", text, 1, 1 << 20);
-        return 0;
-    case OPTION_SIZES:
-        q->size_count = (size_t)flag_count(state, "--sizes", text, 3, 200);
-        return 0;
-    case OPTION_ROUNDS:
-        q->rounds = (size_t)flag_count(state, "--rounds", text, 3, 1000);
-        return 0;
-    case OPTION_SEED:
-        q->seed = (uint64_t)flag_count(state, "--seed", text, 0, INT64_MAX);
-        return 0;
-    case OPTION_TIMEOUT:
-        q->timeout_ns = (uint64_t)flag_count(state, "--timeout", text, 1, 86400) * 1000000000u;
-        return 0;
-    case 'o':
-        a->output = text;
-        return 0;
-    case 'q':
-        a->quiet = true;
-        return 0;
-    case OPTION_NO_DRAW:
-        a->no_draw = true;
-        return 0;
-    case OPTION_JSON:
-        a->json = true;
-        return 0;
     case ARGP_KEY_ARG:
-        if (a->parameter)
-            argp_error(state, "one parameter at a time: \"%s\" is a second", text);
-        a->parameter = text;
+        flag_only_argument(state, &a->parameter, "parameter", text);
         return 0;
     case ARGP_KEY_END:
         check(a, state);
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return flag_parse(options, key, text, state);
     }
 }
 
@@ -173,8 +138,9 @@ out:
 int verb_threshold(int argc, char **argv)
 {
     struct arguments a = { .output = "results" };
+    struct argp_option listed[FLAG_LIMIT];
     struct argp argp = {
-        options, parse_option, "PARAMETER",
+        flag_options(options, listed), parse_option, "PARAMETER",
         "Times both ways of a switch at several sizes, in random order, each run in a fresh process, and says where they "
         "cross, with a 95% interval, and whether the default lies inside. Known: dq_rows, hessian_offload_threshold.\v"
         "Exit status: 0 measured, 1 a run failed, 2 bad usage, model or parameter.",
@@ -185,9 +151,5 @@ int verb_threshold(int argc, char **argv)
     a.question = (struct threshold_question){ .size_count = 8, .rounds = 7, .seed = 1, .timeout_ns = 120 * (uint64_t)1000000000 };
     parameter_flags_init(&a.flags);
     argp_parse(&argp, argc, argv, 0, NULL, &a);
-    if (run(&a, &err) < 0) {
-        fprintf(stderr, "plimsoll: %s\n", err.message);
-        return plim_err_exit_status(&err);
-    }
-    return 0;
+    return verb_status(run(&a, &err), &err);
 }
