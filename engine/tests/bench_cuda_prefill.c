@@ -105,6 +105,15 @@ OPERATION(upload, (struct backend * backend, void *device, const void *host, siz
 OPERATION(download, (struct backend * backend, void *host, const void *device, size_t bytes, struct plim_err *e),
           (backend, host, device, bytes, e))
 
+OPERATION(norm_linear,
+          (struct backend * backend, const struct norm *norm, const struct matrix *const *matrices, size_t count,
+           const float *x, size_t rows, void *work, float *const *y, bool accumulate, struct plim_err *e),
+          (backend, norm, matrices, count, x, rows, work, y, accumulate, e))
+OPERATION(mlp,
+          (struct backend * backend, const struct norm *norm, const struct mlp *mlp, const float *x, size_t rows, void *work,
+           float *out, bool accumulate, struct plim_err *e),
+          (backend, norm, mlp, x, rows, work, out, accumulate, e))
+
 static int timed_linear(struct backend *backend, const struct matrix *matrix, const float *x, size_t rows, float *y,
                         bool accumulate, struct plim_err *e)
 {
@@ -236,6 +245,8 @@ int main(int argc, char **argv)
     timed.download = timed_download;
     timed.linear = timed_linear;
     timed.linear_many = real->linear_many ? timed_linear_many : NULL;
+    timed.norm_linear = real->norm_linear ? timed_norm_linear : NULL;
+    timed.mlp = real->mlp ? timed_mlp : NULL;
     engine->backend.ops = &timed;
     prompt_ms(session, ids, tokens);
     entry_count = 0;

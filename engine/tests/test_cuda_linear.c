@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cuda/linear.h"
 #include "half.h"
 #include "plimsoll/random.h"
 #include "plimsoll/units.h"
@@ -294,6 +295,67 @@ Test(cuda_linear, fused_many_rows)
         layer_free(&layer);
     }
     cr_assert_eq(f.backend.counters.chunked_calls, 0);
+    cuda_fixture_close(&f);
+}
+
+/* One call of linear_wgmma, cut as it says: against double precision, as fp32 and, where it can, as fp16. */
+static void check_cut(struct cuda_fixture *f, const struct layer *layer, const struct matrix *matrix, size_t rows,
+                      uint32_t variant, uint32_t cluster)
+{
+    const struct cuda_matrix *made = matrix->impl;
+    cudaStream_t stream = cuda_of(&f->backend)->stream;
+    size_t in = layer->source.in_features, n = rows * layer->source.out_features;
+    bool accumulate = rows % 2 == 0, halves = layer->source.out_features % 4 == 0;
+    float *x = normal_floats(rows * in, 1, rows), *start = malloc(n * sizeof *start);
+    char what[48];
+
+    snprintf(what, sizeof what, "cut %u, cluster %u", variant, cluster);
+    for (size_t i = 0; i < n; i++)
+        start[i] = 1.5f;
+    float *device_x = device_floats(f, x, rows * in), *y = device_floats(f, accumulate ? start : NULL, n);
+    uint16_t *x_half = device_bytes(f, NULL, rows * in * sizeof *x_half);
+    uint16_t *y_half = device_bytes(f, NULL, n * sizeof *y_half);
+    struct linear_wgmma call = {
+        .matrix = { made->tiles }, .x_half = { x_half }, .y = { y }, .matrix_count = 1, .rows = (uint32_t)rows,
+        .accumulate = accumulate, .variant = variant, .cluster = cluster,
+    };
+    cr_assert_eq(linear_gather(device_x, made->tiles.invperm, rows, rows, in, LINEAR_WGMMA, x_half, false, stream), 0);
+    cr_assert_eq(linear_wgmma(&call, stream), 0);
+    float *got = host_floats(f, y, n);
+    check(layer, x, rows, got, accumulate ? 1.5 : 0, what);
+    if (halves) {
+        call.y_half[0] = y_half;
+        cr_assert_eq(linear_wgmma(&call, stream), 0);
+        uint16_t *narrow = host_bytes(f, y_half, n * sizeof *narrow);
+        for (size_t i = 0; i < n; i++)
+            got[i] = half_to_float(narrow[i]);
+        check(layer, x, rows, got, 0, what);
+        free(narrow);
+    }
+    device_free(f, device_x), device_free(f, y), device_free(f, x_half), device_free(f, y_half);
+    free(x), free(start), free(got);
+}
+
+Test(cuda_linear, many_rows_cut_in_every_way)
+{
+    static const struct {
+        uint32_t variant, cluster;
+    } cuts[] = { { 1, 1 }, { 1, 2 }, { 1, 4 }, { 2, 1 }, { 2, 2 }, { 3, 1 }, { 3, 2 } };
+    static const size_t rows[] = { 5, 64, 130, 300 };
+    struct cuda_fixture f;
+
+    cuda_fixture_open(&f);
+    for (size_t out = 75; out <= 300 && cuda_of(&f.backend)->compute_capability == 90; out += 225) {
+        struct layer layer;
+        struct matrix matrix;
+        layer_exl2(&layer, mixed, out, 1.0f, true, out);
+        init(&f, &matrix, &layer);
+        for (size_t c = 0; c < sizeof cuts / sizeof *cuts; c++)
+            for (size_t r = 0; r < cuda_count(sizeof rows / sizeof *rows, 1); r++)
+                check_cut(&f, &layer, &matrix, rows[r], cuts[c].variant, cuts[c].cluster);
+        f.backend.ops->matrix_release(&f.backend, &matrix);
+        layer_free(&layer);
+    }
     cuda_fixture_close(&f);
 }
 

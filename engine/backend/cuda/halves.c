@@ -83,26 +83,56 @@ struct normed {
     enum linear_order order;
 };
 
+static bool ready_for(const struct normed *n, const struct matrix *matrix, enum linear_order order)
+{
+    const struct cuda_matrix *made = matrix->impl;
+
+    return n->made_for && n->order == order && n->made_for->order_digest == made->order_digest;
+}
+
+static enum linear_order order_for(const struct normed *n, const struct matrix *matrix)
+{
+    struct cuda_linear_shape shape = cuda_linear_shape_of(matrix, n->rows);
+    enum linear_order order;
+
+    cuda_linear_takes_halves(&shape, n->backend->parameters, &order);
+    return order;
+}
+
 /* Makes them ready for `matrix`, unless they are. */
 static int normed_for(struct normed *n, const struct matrix *matrix, struct plim_err *err)
 {
     struct cuda *cuda = cuda_of(n->backend);
     const struct cuda_matrix *made = matrix->impl;
-    struct cuda_linear_shape shape = cuda_linear_shape_of(matrix, n->rows);
-    enum linear_order order;
+    enum linear_order order = order_for(n, matrix);
 
-    cuda_linear_takes_halves(&shape, n->backend->parameters, &order);
-    if (n->made_for && n->order == order && n->made_for->order_digest == made->order_digest)
+    if (ready_for(n, matrix, order))
         return 0;
     n->made_for = made;
     n->order = order;
     if (!n->norm.weight)
-        return cuda_check(linear_gather(n->norm.x, made->tiles.invperm, n->rows, n->rows, shape.in_features, order, n->halves,
+        return cuda_check(linear_gather(n->norm.x, made->tiles.invperm, n->rows, n->rows, matrix->in_features, order, n->halves,
                                         cuda->overlap_launches, cuda->stream),
                           "gathering activations", err);
-    return cuda_check(linear_norm_gather(&n->norm, made->tiles.invperm, n->rows, shape.in_features, order, n->halves,
+    return cuda_check(linear_norm_gather(&n->norm, made->tiles.invperm, n->rows, matrix->in_features, order, n->halves,
                                          cuda->overlap_launches, cuda->stream),
                       "normalising activations", err);
+}
+
+/* Products of norm(x): neighbours that read it alike go together. */
+static int project(struct normed *n, const struct matrix *const *matrices, const struct cuda_halves *halves, size_t count,
+                   struct plim_err *err)
+{
+    for (size_t first = 0, next; first < count; first = next) {
+        if (normed_for(n, matrices[first], err) < 0)
+            return -1;
+        next = first + 1;
+        while (next < count && ready_for(n, matrices[next], order_for(n, matrices[next])))
+            next++;
+        if (cuda_linear_halves(n->backend, matrices + first, halves + first, next - first, err) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 static struct normed normed_of(struct backend *backend, const struct norm *norm, const float *x, size_t rows, void *work)
@@ -121,10 +151,13 @@ int cuda_norm_linear(struct backend *backend, const struct norm *norm, const str
                      const float *x, size_t rows, void *work, float *const *y, bool accumulate, struct plim_err *err)
 {
     struct normed normed = normed_of(backend, norm, x, rows, work);
+    struct cuda_halves halves[LINEAR_MAX_MATRICES];
 
-    for (size_t i = 0; i < count; i++) {
-        struct cuda_halves halves = { .x = normed.halves, .rows = rows, .y = y[i], .accumulate = accumulate };
-        if (normed_for(&normed, matrices[i], err) < 0 || cuda_linear_halves(backend, matrices[i], &halves, err) < 0)
+    for (size_t first = 0, n; first < count; first += n) {
+        n = plim_min(count - first, LINEAR_MAX_MATRICES);
+        for (size_t i = 0; i < n; i++)
+            halves[i] = (struct cuda_halves){ .x = normed.halves, .rows = rows, .y = y[first + i], .accumulate = accumulate };
+        if (project(&normed, matrices + first, halves, n, err) < 0)
             return -1;
     }
     return 0;
@@ -140,18 +173,18 @@ int cuda_mlp(struct backend *backend, const struct norm *norm, const struct mlp 
     struct normed normed = normed_of(backend, norm, x, rows, work);
     uint16_t *gate = normed.halves + halves_bytes(rows, mlp->gate->in_features) / sizeof *gate;
     uint16_t *up = gate + halves_bytes(rows, inner) / sizeof *gate;
-    struct cuda_halves to_gate = { .x = normed.halves, .rows = rows, .y_half = gate };
-    struct cuda_halves to_up = { .x = normed.halves, .rows = rows, .y_half = up };
+    const struct matrix *const both[] = { mlp->gate, mlp->up };
+    const struct cuda_halves to_both[] = { { .x = normed.halves, .rows = rows, .y_half = gate },
+                                           { .x = normed.halves, .rows = rows, .y_half = up } };
     struct cuda_halves to_out = { .x = gate, .rows = rows, .y = out, .accumulate = accumulate };
     enum linear_order order;
 
-    if (normed_for(&normed, mlp->gate, err) < 0 || cuda_linear_halves(backend, mlp->gate, &to_gate, err) < 0 ||
-        normed_for(&normed, mlp->up, err) < 0 || cuda_linear_halves(backend, mlp->up, &to_up, err) < 0)
+    if (project(&normed, both, to_both, 2, err) < 0)
         return -1;
     cuda_linear_takes_halves(&down_shape, backend->parameters, &order);
     if (cuda_check(linear_act_gather(mlp->activation == ACTIVATION_GELU_TANH, gate, up, down->tiles.invperm, rows, inner,
                                      order, cuda->overlap_launches, cuda->stream),
                    "multiplying gates", err) < 0)
         return -1;
-    return cuda_linear_halves(backend, mlp->down, &to_out, err);
+    return cuda_linear_halves(backend, &mlp->down, &to_out, 1, err);
 }

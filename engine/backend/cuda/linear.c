@@ -39,15 +39,6 @@ static bool wgmma_there(void)
  * many rows of packed weights.
  */
 
-/* linear_wgmma: blocks of 256 columns by 128 rows, 132 at a time; a wave takes so long for each row of W. */
-#define WIDE_NS_PER_ROW ((size_t)20)
-
-static size_t wide_ns(size_t in_features, size_t columns, size_t rows)
-{
-    size_t blocks = plim_ceil_div(columns, 256) * plim_ceil_div(rows, 128);
-    return plim_ceil_div(blocks, 132) * in_features * WIDE_NS_PER_ROW;
-}
-
 /* linear_few: 46 us for 64 rows of 4096 x 14336, 20 of 4096 x 4096. */
 static size_t tiles_ns(size_t in_features, size_t columns, size_t rows)
 {
@@ -61,11 +52,14 @@ static size_t chunks_ns(size_t in_features, size_t columns, size_t rows)
     return 8000 + elements / 1080 + plim_max(elements / 1300, rows * elements / 350000);
 }
 
+/* Rows from which on linear_wgmma may be the faster one: 32 rows of 4096 x 14336 take it 30 us, linear_few 27. */
+#define WIDE_ROWS ((size_t)33)
+
 /* Whether packed weights meet these rows in linear_wgmma, or else in tiles of LINEAR_MAX_FUSED_ROWS rows. */
 static bool is_wide(size_t in_features, size_t columns, size_t rows)
 {
-    return rows > LINEAR_MAX_FUSED_ROWS &&
-           wide_ns(in_features, columns, rows) < tiles_ns(in_features, columns, rows) && wgmma_there();
+    return rows >= WIDE_ROWS &&
+           linear_wgmma_ns(in_features, columns, rows) < tiles_ns(in_features, columns, rows) && wgmma_there();
 }
 
 /*
@@ -78,7 +72,7 @@ static bool is_few(const struct cuda_linear_shape *shape, int64_t dq_rows)
 
     if (dq_rows >= 0)
         return rows <= (size_t)dq_rows || rows == 1;
-    size_t fused = is_wide(in, columns, rows) ? wide_ns(in, columns, rows) : tiles_ns(in, columns, rows);
+    size_t fused = is_wide(in, columns, rows) ? linear_wgmma_ns(in, columns, rows) : tiles_ns(in, columns, rows);
     return rows <= LINEAR_MAX_FUSED_ROWS || fused < chunks_ns(in, columns, rows);
 }
 
@@ -122,34 +116,40 @@ bool cuda_linear_gives_halves(const struct cuda_linear_shape *shape, const struc
 
     if (!cuda_linear_takes_halves(shape, parameters, &order))
         return false;
+    if (order == LINEAR_WGMMA)
+        return shape->out_features % 4 == 0;   /* it stores four at once */
     struct cuda_chunk_plan plan = cuda_chunk_plan(shape->in_features, shape->stored_out_features,
                                                   (size_t)parameters->count[PLIM_MAX_DQ_SIZE]);
-    return order == LINEAR_WGMMA || (plan.chunk_rows == shape->in_features && !shape->has_bias);
+    return plan.chunk_rows == shape->in_features && !shape->has_bias;
 }
 
 /* ---- fused, in one kernel ---- */
 
-static int wide_linear(const struct cuda_linear_call *call, char *workspace, struct plim_err *err)
+/* Calls with the same x and rows; `workspace` has the first's x, unless that comes ready. */
+static int wide_linear(const struct cuda_linear_call *calls, size_t count, char *workspace, struct plim_err *err)
 {
-    const struct cuda_linear_shape *shape = &call->shape;
-    struct cuda *cuda = cuda_of(call->backend);
+    const struct cuda_linear_shape *shape = &calls->shape;
+    struct cuda *cuda = cuda_of(calls->backend);
     uint16_t *x_half = (uint16_t *)(void *)workspace;
     struct linear_wgmma wide = {
-        .matrix = call->matrix->tiles,
-        .x_half = shape->x_ready ? call->x_half : x_half,
-        .y = call->y,
-        .y_half = call->y_half,
+        .matrix_count = (uint32_t)count,
         .rows = (uint32_t)shape->rows,
-        .accumulate = call->accumulate,
+        .accumulate = calls->accumulate,
         .overlap = cuda->overlap_launches,
     };
 
     if (!shape->x_ready &&
-        cuda_check(linear_gather(call->x, wide.matrix.invperm, shape->rows, shape->rows, shape->in_features, LINEAR_WGMMA,
-                                 x_half, wide.overlap, cuda->stream),
+        cuda_check(linear_gather(calls->x, calls->matrix->tiles.invperm, shape->rows, shape->rows, shape->in_features,
+                                 LINEAR_WGMMA, x_half, wide.overlap, cuda->stream),
                    "gathering activations", err) < 0)
         return -1;
-    call->backend->counters.weight_bytes_read += call->matrix->stored_bytes;
+    for (size_t i = 0; i < count; i++) {
+        wide.matrix[i] = calls[i].matrix->tiles;
+        wide.x_half[i] = shape->x_ready ? calls[i].x_half : x_half;
+        wide.y[i] = calls[i].y;
+        wide.y_half[i] = calls[i].y_half;
+        calls->backend->counters.weight_bytes_read += calls[i].matrix->stored_bytes;
+    }
     return cuda_check(linear_wgmma(&wide, cuda->stream), "multiplying packed weights", err);
 }
 
@@ -255,7 +255,7 @@ static int fused_linear(const struct cuda_linear_call *call, struct plim_err *er
             return -1;
     }
     if (wide)
-        rc = wide_linear(call, workspace, err);
+        rc = wide_linear(call, 1, workspace, err);
     for (size_t row = 0; row < rows && rc == 0 && !wide; row += LINEAR_MAX_FUSED_ROWS) {
         struct linear_few few = {
             .matrix = { call->matrix->tiles },
@@ -320,8 +320,8 @@ int cuda_linear(struct backend *backend, const struct matrix *matrix, const floa
     return multiply(&call, err);
 }
 
-int cuda_linear_halves(struct backend *backend, const struct matrix *matrix, const struct cuda_halves *halves,
-                       struct plim_err *err)
+static struct cuda_linear_call halves_call(struct backend *backend, const struct matrix *matrix,
+                                           const struct cuda_halves *halves)
 {
     struct cuda_linear_call call = {
         .backend = backend,
@@ -333,7 +333,35 @@ int cuda_linear_halves(struct backend *backend, const struct matrix *matrix, con
         .accumulate = halves->accumulate,
     };
     call.shape.x_ready = true;
-    return multiply(&call, err);
+    return call;
+}
+
+static bool takes_wide(const struct cuda_linear_call *call)
+{
+    return cuda_linear_path(&call->shape, call->backend->parameters) == CUDA_LINEAR_FUSED &&
+           is_wide(call->shape.in_features, call->shape.stored_out_features, call->shape.rows);
+}
+
+int cuda_linear_halves(struct backend *backend, const struct matrix *const *matrices, const struct cuda_halves *halves,
+                       size_t count, struct plim_err *err)
+{
+    struct cuda_linear_call calls[LINEAR_MAX_MATRICES];
+    bool together = count > 1 && count <= LINEAR_MAX_MATRICES;
+
+    for (size_t i = 0; i < count && together; i++) {
+        calls[i] = halves_call(backend, matrices[i], &halves[i]);
+        together = takes_wide(&calls[i]);
+    }
+    if (together) {
+        backend->counters.fused_calls += count;
+        return wide_linear(calls, count, NULL, err);
+    }
+    for (size_t i = 0; i < count; i++) {
+        struct cuda_linear_call call = halves_call(backend, matrices[i], &halves[i]);
+        if (multiply(&call, err) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 /* One launch for a decoded token's projections of the same input. */

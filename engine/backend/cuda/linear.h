@@ -8,9 +8,10 @@
  * Ways through a matrix, chosen by its shape, `rows`, the parameters and whether the device has wgmma, and by nothing
  * else, so that memory can be predicted anywhere and results repeat:
  *
- *   fused    EXL2, rows <= dq_rows: tensor cores straight from the packed codes, LINEAR_MAX_FUSED_ROWS rows at a time
- *            (one row is gathered by the kernel itself; linear_few.cu), or all of many at once on compute capability 9.0
- *            (linear_wgmma.cu), which also takes over where chunks would be too small for cuBLAS.
+ *   fused    EXL2, up to dq_rows rows (auto: wherever it is the faster one): straight from the packed codes, in registers. On
+ *            compute capability 9.0 many rows go through linear_wgmma.cu, which needs no dequant buffer at any max_dq_size
+ *            and also takes over where chunks would be too small for cuBLAS; few rows, and other devices, through
+ *            linear_few.cu, LINEAR_MAX_FUSED_ROWS rows at a time (one row is gathered by the kernel itself).
  *   chunked  EXL2, more rows: columns of W are expanded to fp16 in two buffers, of max_dq_size elements together, while
  *            cuBLAS multiplies the columns before them. linear_chunked.c.
  *   dots     dense, up to LINEAR_DENSE_ROWS rows: linear_dense.cu.
@@ -74,7 +75,10 @@ bool cuda_linear_gives_halves(const struct cuda_linear_shape *shape, const struc
 struct cuda_linear_shape cuda_linear_shape_of(const struct matrix *matrix, size_t rows);
 struct cuda_linear_shape cuda_linear_shape_planned(const struct linear_shape *shape, size_t rows);
 
-/* y (+)= x W (+ bias) of such halves; y_half not NULL: written instead of y. */
+/*
+ * y (+)= x W (+ bias) of such halves; y_half not NULL: written instead of y. For matrices that read the same x: one x, rows
+ * and accumulate for all, and one launch where that can be.
+ */
 struct cuda_halves {
     const uint16_t *x;             /* [rows, in_features], in that order */
     size_t rows;
@@ -82,8 +86,8 @@ struct cuda_halves {
     uint16_t *y_half;
     bool accumulate;
 };
-int cuda_linear_halves(struct backend *backend, const struct matrix *matrix, const struct cuda_halves *halves,
-                       struct plim_err *err);
+int cuda_linear_halves(struct backend *backend, const struct matrix *const *matrices, const struct cuda_halves *halves,
+                       size_t count, struct plim_err *err);
 
 /* ---- linear_chunked.c ---- */
 

@@ -188,18 +188,23 @@ cudaError_t linear_halve(const float *x, size_t n, uint16_t *out, bool overlap, 
 cudaError_t linear_split(const float *x, size_t n, uint16_t *high, uint16_t *low, bool overlap, cudaStream_t stream);
 
 /*
- * y = x W (+ bias), or added to y, on compute capability 9.0, with no expanded weights in memory. x_half [rows, in_features]
- * in LINEAR_WGMMA order.
+ * One call on compute capability 9.0, with no expanded weights in memory: y[m] = x W[m] (+ bias), or added to y[m], for up to
+ * three matrices that share rows and in_features.
  */
 struct linear_wgmma {
-    struct linear_tiles matrix;
-    const uint16_t *x_half;
-    float *y;
-    uint16_t *y_half;                /* not NULL: fp16, written instead of y */
+    struct linear_tiles matrix[LINEAR_MAX_MATRICES];
+    const uint16_t *x_half[LINEAR_MAX_MATRICES];  /* [rows, in_features] in LINEAR_WGMMA order, 16-byte aligned */
+    float *y[LINEAR_MAX_MATRICES];
+    uint16_t *y_half[LINEAR_MAX_MATRICES];        /* not NULL: fp16, written instead of y; out_features % 4 is 0 */
+    uint32_t matrix_count;
     uint32_t rows;
     bool accumulate, overlap;
+    uint32_t variant, cluster;                    /* 0: the default for the shape */
 };
 cudaError_t linear_wgmma(const struct linear_wgmma *call, cudaStream_t stream);
+
+/* How long that takes, as one H100 was measured. */
+size_t linear_wgmma_ns(size_t in_features, size_t columns, size_t rows);
 
 /* ---- the plain twin ---- */
 

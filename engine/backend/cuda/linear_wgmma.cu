@@ -2,156 +2,165 @@
  * Many rows on Hopper (sm_90a): one kernel that expands codes in registers, where wgmma takes its A operand from, so that
  * no expanded weight is ever in memory.
  *
- * A block makes 256 columns by ROWS rows of y: two warpgroups of four warps, 32 columns a warp. A step is 32 rows of W: each
- * warp expands its tile (linear_tile.cuh; the same registers as for mma.m16n8k16) and the warpgroup issues four wgmma with
- * 64 columns by 16 rows of W each: its warps' left halves and right halves, two steps of 16. They read x from shared memory.
- * While they run, the warps expand the next tile into other registers. A stage is two steps: [ROWS][64] of x (128-byte
- * swizzle) and each warp's own tiles; stages arrive by cp.async.
+ * A block makes 128 columns by N rows of y. Two warpgroups multiply: a warp has 32 columns, one tile (linear_tile.cuh; the
+ * registers are those of mma.m16n8k16), of which the first warpgroup takes columns 0 to 15, the second 16 to 31. A stage is
+ * two tiles, 64 rows of W: four wgmma of 64 columns by 16 rows, which read x from shared memory; while they run, the next
+ * stage is expanded into other registers. A ninth warp brings stages: codes by bulk copies, x by tensor copies, which put in
+ * the 128-byte swizzle that wgmma wants, and zeros where x ends. Barriers say which stages are full and which empty.
  *
  *   x_half [rows][in_features] in LINEAR_WGMMA order: within 32 columns, packed row 8 q + 4 s + 2 j + e stands at
  *   16 s + 8 j + 2 q + e, which is where wgmma looks for what lane q holds.
+ *
+ * Blocks come in clusters. Many rows: of two neighbours in columns, each of which brings half of x for both; they go on from
+ * unit to unit of y until all are done. Few (SPLIT): of blocks that share the rows of W, and whose sums are added, always in
+ * the same order, through shared memory.
  */
 
+#include "hopper.cuh"
 #include "linear_kernels.h"
 #include "linear_tile.cuh"
 
-#define STAGE_COLUMNS 64u                 /* of x, two tiles: one row of 128 bytes, the unit of the swizzle */
-#define STAGES 4u
-#define WARPS 8u
+#define STAGE_ROWS    64u                 /* of W, two tiles: 128 bytes of x, the unit of the swizzle */
+#define BLOCK_COLUMNS 128u
+#define WORKERS       8u                  /* warps that multiply */
+#define CODES_BYTES   2048u               /* of a column block in a stage, at most */
+#define SUM_STRIDE    (BLOCK_COLUMNS + 4u)
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define HAVE_WGMMA 1
-#endif
+/* What a block has in shared memory: stages of x and codes, then their barriers; in the end sums [N][SUM_STRIDE]. */
+template <int N> struct layout {
+    static constexpr uint32_t stages = N == 256 ? 5 : N == 128 ? 8 : 6;
+    static constexpr uint32_t x_bytes = N * 128, stage_bytes = x_bytes + 4 * CODES_BYTES;
+    static constexpr uint32_t barriers = stages * stage_bytes, bytes = barriers + stages * 16;
+    static constexpr int blocks = N <= 64 ? 2 : 1;   /* of a multiprocessor */
+    /* The bringing warp comes as a warpgroup where it has registers to give away. */
+    static constexpr uint32_t threads = 32 * WORKERS + (N == 256 ? 128 : 32);
+    static_assert(N * SUM_STRIDE * 4 <= barriers, "sums fit");
 
-__device__ __forceinline__ void copy_async_or_zero(uint32_t to, const void *from, bool there)
-{
-    int bytes = there ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes));
-}
-
-/* Operand descriptor of a stage: rows of 128 bytes, swizzled, 1024 bytes from 8 rows to the next 8. */
-__device__ __forceinline__ uint64_t stage_descriptor(uint32_t shared)
-{
-    return (uint64_t)(shared >> 4 & 0x3fff) | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62;
-}
-
-#ifdef HAVE_WGMMA
-#define F8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
-
-/* d [64 columns, 128 rows] += a [64, 16] x^T, of which this thread holds 64 and 4 x 2. */
-__device__ __forceinline__ void wgmma(float (&d)[64], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t x,
-                                      uint32_t add)
-{
-    asm volatile("{ .reg .pred add; setp.ne.b32 add, %69, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
-                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,"
-                 "%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,"
-                 "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, add, 1, 1, 0; }"
-                 : F8(d, 0), F8(d, 8), F8(d, 16), F8(d, 24), F8(d, 32), F8(d, 40), F8(d, 48), F8(d, 56)
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(x), "r"(add));
-}
-
-/* The same for 64 rows. */
-__device__ __forceinline__ void wgmma(float (&d)[32], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t x,
-                                      uint32_t add)
-{
-    asm volatile("{ .reg .pred add; setp.ne.b32 add, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
-                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,"
-                 "%28,%29,%30,%31}, {%32,%33,%34,%35}, %36, add, 1, 1, 0; }"
-                 : F8(d, 0), F8(d, 8), F8(d, 16), F8(d, 24)
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(x), "r"(add));
-}
-
-__device__ __forceinline__ void wgmma_fence()
-{
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void wgmma_commit()
-{
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-template <int PENDING> __device__ __forceinline__ void wgmma_wait()
-{
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-}
-#else
-template <int N> __device__ void wgmma(float (&)[N], uint32_t, uint32_t, uint32_t, uint32_t, uint64_t, uint32_t)
-{
-}
-__device__ void wgmma_fence()
-{
-}
-__device__ void wgmma_commit()
-{
-}
-template <int PENDING> __device__ void wgmma_wait()
-{
-}
-#endif
-
-__device__ __forceinline__ void copy_async_16(uint32_t to, const void *from)
-{
-    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(to), "l"(from));
-}
-
-__device__ __forceinline__ void copy_async_4(uint32_t to, const void *from)
-{
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from));
-}
-
-/*
- * A warp's part of a stage, in bytes: the words of two tiles, 1024 for each; their scale codes, 16 each; the pair of units
- * that has the group's, 4 each; and 4 each that say what the tile is: its width (0: there is none) and which unit is its.
- */
-#define PART_SCALES 2048u
-#define PART_UNITS  2080u
-#define PART_KIND   2088u
-#define PART_BYTES  2112u
-
-/* Asks for a warp's tiles, one after the other. */
-struct tile_feed {
-    const char *next;
-    const uint16_t *scale_codes;
-    tile_place place;
-    uint32_t tile, end, lane;
-
-    __device__ __forceinline__ void open(const linear_tiles &m, uint32_t block, uint32_t lane_)
+    uint32_t base;
+    __device__ __forceinline__ uint32_t x(uint32_t slot) const
     {
-        lane = lane_;
-        tile = 0;
-        end = block * TILE_COLUMNS < m.stored_out_features ? m.in_features / TILE_ROWS : 0;
-        find_place(m, 0, 0, place);
-        next = reinterpret_cast<const char *>(m.tiles + (size_t)block * m.word_rows * 32);
-        scale_codes = m.scales + (size_t)block * m.group_count * 8;
+        return base + slot * stage_bytes;
     }
-
-    /* The next tile, as number h of the part at `part`. */
-    __device__ __forceinline__ void ask(const linear_tiles &m, uint32_t part, uint32_t h)
+    __device__ __forceinline__ uint32_t codes(uint32_t slot) const
     {
-        const uint32_t bytes = tile < end ? place.bits * 128 : 0;
-        if (lane * 16 < bytes)
-            copy_async_16(part + h * 1024 + lane * 16, next + lane * 16);
-        if (512 + lane * 16 < bytes)
-            copy_async_16(part + h * 1024 + 512 + lane * 16, next + 512 + lane * 16);
-        if (lane == 0 && bytes)
-            copy_async_16(part + PART_SCALES + h * 16, scale_codes + place.group * 8);
-        if (lane == 1 && bytes)
-            copy_async_4(part + PART_UNITS + h * 4, m.units + (place.group & ~1u));
-        if (lane == 2)
-            asm volatile("st.shared.u32 [%0], %1;" ::"r"(part + PART_KIND + h * 4),
-                         "r"(bytes ? place.bits | (place.group & 1) << 8 : 0)
-                         : "memory");
-        next += bytes;
-        tile++;
-        if (tile < end && tile == place.group_end)
-            next_group(m, place);
+        return base + slot * stage_bytes + x_bytes;
+    }
+    __device__ __forceinline__ uint32_t full(uint32_t slot) const
+    {
+        return base + barriers + slot * 16;
+    }
+    __device__ __forceinline__ uint32_t empty(uint32_t slot) const
+    {
+        return base + barriers + slot * 16 + 8;
     }
 };
 
-template <int B> __device__ __forceinline__ void unpack_shared(uint32_t words, uint32_t lane, uint32_t (&a)[16])
+struct wide_args {
+    CUtensorMap x[LINEAR_MAX_MATRICES];
+    struct linear_wgmma call;
+    uint32_t first_unit[LINEAR_MAX_MATRICES + 1];   /* of columns, where each matrix begins; a unit is what a cluster makes */
+    uint32_t row_blocks, cluster, units;
+};
+
+#ifdef HAVE_HOPPER
+/* ---- a block's work ---- */
+
+__device__ __forceinline__ void workers_sync()
 {
-    uint32_t w[B];
+    asm volatile("bar.sync 1, %0;" ::"n"(32 * WORKERS) : "memory");
+}
+
+struct work {
+    const linear_tiles *matrix;
+    uint32_t which;
+    uint32_t column_block;            /* of 32 columns, the first */
+    uint32_t first_row, rows;         /* of x */
+    uint32_t rank, cluster;
+    uint32_t first_stage, end_stage;
+};
+
+template <int N, bool SPLIT> __device__ __forceinline__ work find_work(const wide_args &args, uint32_t unit)
+{
+    const struct linear_wgmma &call = args.call;
+    const uint32_t column_unit = unit / args.row_blocks;
+    work w;
+
+    w.which = 0;
+    while (w.which + 1 < call.matrix_count && column_unit >= args.first_unit[w.which + 1])
+        w.which++;
+    w.matrix = &call.matrix[w.which];
+    w.rank = blockIdx.x % args.cluster;
+    w.cluster = args.cluster;
+    w.first_row = unit % args.row_blocks * N;
+    w.rows = min(call.rows - w.first_row, (uint32_t)N);
+    const uint32_t local = column_unit - args.first_unit[w.which], stages = (w.matrix->in_features + STAGE_ROWS - 1) / STAGE_ROWS;
+    w.column_block = (SPLIT ? local : local * args.cluster + w.rank) * (BLOCK_COLUMNS / TILE_COLUMNS);
+    w.first_stage = SPLIT ? stages * w.rank / args.cluster : 0;
+    w.end_stage = SPLIT ? stages * (w.rank + 1) / args.cluster : stages;
+    return w;
+}
+
+/* Stages in turn: slot, and which time round. */
+template <int N> struct turn {
+    uint32_t slot, round;
+
+    __device__ __forceinline__ void next()
+    {
+        if (++slot == layout<N>::stages)
+            slot = 0, round++;
+    }
+};
+
+/* ---- bringing: one thread ---- */
+
+template <int N, bool SPLIT>
+__device__ __forceinline__ void bring(const wide_args &args, const work &w, layout<N> shared, turn<N> &at)
+{
+    const linear_tiles &m = *w.matrix;
+    const uint32_t tiles = m.in_features / TILE_ROWS, last_block = m.stored_out_features / TILE_COLUMNS - 1;
+    const bool both = !SPLIT && w.cluster == 2;
+    const uint32_t first = both ? w.rank * (N / 2) : 0;   /* row of the block's x that this one brings */
+    const CUtensorMap *x = &args.x[w.which];
+    const char *codes[4];
+    tile_place place;
+
+    find_place(m, w.first_stage * 2, 0, place);
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++)
+        codes[i] = reinterpret_cast<const char *>(m.tiles) +
+                   ((size_t)min(w.column_block + i, last_block) * m.word_rows + place.word_row) * 128;
+    for (uint32_t stage = w.first_stage; stage < w.end_stage; stage++, at.next()) {
+        const uint32_t slot = at.slot, full = shared.full(slot);
+        uint32_t bytes = 0;
+        barrier_wait(shared.empty(slot), ~at.round & 1);   /* the first time round it is as if one had been emptied */
+#pragma unroll
+        for (uint32_t h = 0; h < 2; h++)
+            if (stage * 2 + h < tiles) {
+                if (stage * 2 + h == place.group_end)
+                    next_group(m, place);
+                bytes += place.bits * 128;
+            }
+        barrier_expect(full, shared.x_bytes + 4 * bytes);
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            copy_bulk(shared.codes(slot) + i * CODES_BYTES, codes[i], bytes, full);
+            codes[i] += bytes;
+        }
+        if (stage == w.first_stage)
+            wait_for_previous();
+        if (both)
+            copy_box_to_both(shared.x(slot) + first * 128, x, stage * STAGE_ROWS, w.first_row + first, full);
+        else
+            copy_box(shared.x(slot), x, stage * STAGE_ROWS, w.first_row, full);
+    }
+}
+
+/* ---- multiplying ---- */
+
+/* Columns c and c + 8 of strip STRIP of a tile at `words`, as operands of two steps; both: their scales. */
+template <int B, int STRIP> __device__ __forceinline__ void expand(uint32_t words, uint32_t lane, half2 both, uint32_t (&a)[8])
+{
+    uint32_t w[B], pairs[16];
     int v = 0;
     if (B >= 4) {
         uint4 four = load_shared_16(words + lane * 16);
@@ -169,153 +178,468 @@ template <int B> __device__ __forceinline__ void unpack_shared(uint32_t words, u
     }
     if (B == 3 || B == 5)
         w[v % B] = load_shared_4(words + v * 128 + lane * 4);
-    unpack<B>::run(w, a);
-}
-
-/* Tile h of a part as operands; zeros where there is none. */
-__device__ __forceinline__ void expand(uint32_t part, uint32_t h, uint32_t lane, uint32_t (&a)[16])
-{
-    const uint32_t kind = load_shared_4(part + PART_KIND + h * 4), words = part + h * 1024;
-    const uint32_t nibbles = load_shared_2(part + PART_SCALES + h * 16 + lane / 4 * 2);
-    const uint32_t unit = load_shared_2(part + PART_UNITS + h * 4 + (kind >> 8) * 2);
-
-    switch (kind & 0xff) {
-    case 2: unpack_shared<2>(words, lane, a); break;
-    case 3: unpack_shared<3>(words, lane, a); break;
-    case 4: unpack_shared<4>(words, lane, a); break;
-    case 5: unpack_shared<5>(words, lane, a); break;
-    case 6: unpack_shared<6>(words, lane, a); break;
-    case 8: unpack_shared<8>(words, lane, a); break;
-    default:
+    unpack<B>::run(w, pairs);
 #pragma unroll
-        for (int i = 0; i < 16; i++)
-            a[i] = 0;
-        return;
-    }
-    const uint2 scales = lane_scales(nibbles, unit);
-#pragma unroll
-    for (int t = 0; t < 4; t++) {
-        half2 both = bits_half2(t < 2 ? scales.x : scales.y);
-        half2 scale = t % 2 ? __high2half2(both) : __low2half2(both);
+    for (int u = 0; u < 2; u++) {
+        const half2 scale = u ? __high2half2(both) : __low2half2(both);
 #pragma unroll
         for (int p = 0; p < 4; p++)
-            a[4 * t + p] = half2_bits(__hmul2(bits_half2(a[4 * t + p]), scale));
+            a[4 * u + p] = half2_bits(__hmul2(bits_half2(pairs[8 * STRIP + 4 * u + p]), scale));
     }
 }
 
-template <int ROWS>
-__global__ void __launch_bounds__(32 * WARPS, 1) many_rows(const __grid_constant__ struct linear_wgmma call)
+/* The scales of this lane's columns, one group after the other; the next one's codes are asked for early. */
+template <int STRIP> struct scale_feed {
+    const uint16_t *codes, *units;
+    uint32_t last, nibbles, unit;
+
+    __device__ __forceinline__ void open(const linear_tiles &m, uint32_t block, uint32_t group, uint32_t lane)
+    {
+        codes = m.scales + (size_t)block * m.group_count * 8 + lane / 4;
+        units = m.units;
+        last = m.group_count - 1;
+        ask(group);
+    }
+    __device__ __forceinline__ void ask(uint32_t group)
+    {
+        group = min(group, last);
+        nibbles = __ldg(codes + group * 8);
+        unit = __ldg(units + group);
+    }
+    __device__ __forceinline__ half2 take(uint32_t next)
+    {
+        const uint2 scales = lane_scales(nibbles, unit);
+        ask(next);
+        return bits_half2(STRIP ? scales.y : scales.x);
+    }
+};
+
+/* Not zeroed before: the first products overwrite. The compiler would put the zeros amid the asynchronous products. */
+template <int N, bool SPLIT, int STRIP>
+__device__ __forceinline__ void multiply(const work &w, layout<N> shared, uint32_t warp, uint32_t lane, turn<N> &at,
+                                         float (&y)[N / 2])
 {
-    extern __shared__ __align__(1024) char shared[];
-    const linear_tiles &m = call.matrix;
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t first_row = blockIdx.x * ROWS, block = blockIdx.y * WARPS + warp;
-    const uint32_t base = (uint32_t)__cvta_generic_to_shared(shared);
-    const uint32_t stage_count = (m.in_features + STAGE_COLUMNS - 1) / STAGE_COLUMNS;
-    constexpr uint32_t stage_bytes = ROWS * STAGE_COLUMNS * 2;
+    const linear_tiles &m = *w.matrix;
+    const uint32_t tiles = m.in_features / TILE_ROWS;
+    const uint32_t block = min(w.column_block + warp % 4, m.stored_out_features / TILE_COLUMNS - 1);
+    const bool both = !SPLIT && w.cluster == 2;
+    tile_place place;
+    scale_feed<STRIP> feed;
+    uint32_t a[2][2][8];
 
-    /* Not zeroed: the first products overwrite. The compiler would put the zeros amid the asynchronous products. */
-    float y[2][ROWS / 2];
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int n = 0; n < ROWS / 2; n++)
-            asm volatile("" : "=f"(y[i][n]));
-
-    /* Of a stage, a thread brings 16 bytes of every 32nd row of x, and its share of the warp's own two tiles. */
-    const uint32_t piece = threadIdx.x % 8, piece_row = threadIdx.x / 8;
-    const uint32_t parts = base + STAGES * stage_bytes + warp * PART_BYTES;
-    tile_feed feed;
-    feed.open(m, block, lane);
-    auto load_weights = [&](uint32_t stage) {
-        const uint32_t part = parts + stage % STAGES * (WARPS * PART_BYTES);
-        feed.ask(m, part, 0);
-        feed.ask(m, part, 1);
+    find_place(m, w.first_stage * 2, 0, place);
+    feed.open(m, block, place.group, lane);
+    half2 scales = feed.take(place.group + 1);
+    auto release = [&](uint32_t slot) {
+        const uint32_t empty = shared.empty(slot);
+        if (both ? lane < 2 : lane == 0)
+            barrier_arrive_at(in_block(empty, both ? lane : w.rank));
     };
-    auto load_x = [&](uint32_t stage) {
-        if (stage < stage_count) {
-            uint32_t column = stage * STAGE_COLUMNS + piece * 8;
-#pragma unroll
-            for (uint32_t r = 0; r < ROWS; r += 32 * WARPS / 8) {
-                uint32_t row = r + piece_row;
-                bool there = first_row + row < call.rows && column < m.in_features;
-                const uint16_t *from = call.x_half + (there ? (size_t)(first_row + row) * m.in_features + column : 0);
-                copy_async_or_zero(base + stage % STAGES * stage_bytes + row * 128 + ((piece ^ (row & 7)) << 4), from, there);
-            }
+    auto next_tile = [&](uint32_t tile, uint32_t &words, uint32_t (&to)[8]) {
+        if (tile == place.group_end) {
+            next_group(m, place);
+            scales = feed.take(place.group + 1);
         }
-        asm volatile("cp.async.commit_group;");
+        if (place.bits == 4) {
+            expand<4, STRIP>(words, lane, scales, to);
+            words += 512;
+            return;
+        }
+        switch (place.bits) {
+        case 2: expand<2, STRIP>(words, lane, scales, to); break;
+        case 3: expand<3, STRIP>(words, lane, scales, to); break;
+        case 5: expand<5, STRIP>(words, lane, scales, to); break;
+        case 6: expand<6, STRIP>(words, lane, scales, to); break;
+        default: expand<8, STRIP>(words, lane, scales, to); break;
+        }
+        words += place.bits * 128;
     };
-
-    load_weights(0);
-    let_next_start();
-    wait_for_previous();
-    load_x(0);
-    load_weights(1);
-    load_x(1);
-
-    uint32_t a[2][16];
-    for (uint32_t stage = 0; stage < stage_count; stage++) {
-        /*
-         * Two stages are on their way. After the barrier everybody has this one, and is done with the one before last: of
-         * wgmma, no more than the two groups of the last one are still at work.
-         */
-        asm volatile("cp.async.wait_group 1;" ::: "memory");
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-        __syncthreads();
-        load_weights(stage + 2);
-        load_x(stage + 2);
-        const uint64_t x = stage_descriptor(base + stage % STAGES * stage_bytes);
-        const uint32_t part = parts + stage % STAGES * (WARPS * PART_BYTES);
+    uint32_t stage = w.first_stage, add = 0, before = 0, before_that = 0;   /* slots of the last two stages */
+    auto step = [&](uint32_t (&a)[2][8]) {
+        const uint64_t x = swizzled_operand(shared.x(at.slot));
+        uint32_t words = shared.codes(at.slot) + warp % 4 * CODES_BYTES;
+        barrier_wait(shared.full(at.slot), at.round & 1);
+        wgmma_wait<1>();   /* the products before last are done: these registers are free, and so is their stage */
+        if (stage > w.first_stage + 1)
+            release(before_that);
+        next_tile(stage * 2, words, a[0]);
+        if (stage * 2 + 1 < tiles) {
+            next_tile(stage * 2 + 1, words, a[1]);
+        } else {
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            wgmma_wait<1>();   /* the group before last is done: its registers are free */
-            expand(part, h, lane, a[h]);
-            wgmma_fence();
-#pragma unroll
-            for (int s = 0; s < 2; s++)
-#pragma unroll
-                for (int i = 0; i < 2; i++)
-                    wgmma(y[i], a[h][8 * i + 2 * s], a[h][8 * i + 4 + 2 * s], a[h][8 * i + 1 + 2 * s],
-                          a[h][8 * i + 5 + 2 * s], x + (4 * h + 2 * s), stage + h + s);
-            wgmma_commit();
+            for (uint32_t i = 0; i < 8; i++)
+                a[1][i] = 0;
         }
+        wgmma_fence();
+#pragma unroll
+        for (uint32_t h = 0; h < 2; h++)
+#pragma unroll
+            for (uint32_t s = 0; s < 2; s++)
+                wgmma(y, a[h][2 * s], a[h][4 + 2 * s], a[h][1 + 2 * s], a[h][5 + 2 * s], x + (4 * h + 2 * s), add | h | s);
+        wgmma_commit();
+        before_that = before, before = at.slot, add = 1;
+        stage++, at.next();
+    };
+    while (true) {
+        step(a[0]);
+        if (stage == w.end_stage)
+            break;
+        step(a[1]);
+        if (stage == w.end_stage)
+            break;
     }
     wgmma_wait<0>();
+    if (stage > w.first_stage + 1)
+        release(before_that);
+    release(before);
+}
 
+/* ---- sums to y ---- */
+
+template <int N> __device__ __forceinline__ void leave_sums(uint32_t base, uint32_t warp, uint32_t lane, const float (&y)[N / 2])
+{
+    const uint32_t column = warp % 4 * 32 + warp / 4 * 16 + lane / 4;
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
+    for (uint32_t n = 0; n < N / 8; n++)
 #pragma unroll
-        for (int half_ = 0; half_ < 2; half_++) {
-            uint32_t column = block * TILE_COLUMNS + 16 * i + 8 * half_ + lane / 4;
-            if (column >= m.out_features)
+        for (uint32_t i = 0; i < 4; i++) {
+            const uint32_t row = 8 * n + lane % 4 * 2 + i % 2;
+            asm volatile("st.shared.f32 [%0], %1;" ::"r"(base + (row * SUM_STRIDE + column + i / 2 * 8) * 4), "f"(y[4 * n + i])
+                         : "memory");
+        }
+}
+
+__device__ __forceinline__ float4 load_sums(uint32_t there)
+{
+    float4 v;
+    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(there));
+    return v;
+}
+
+/* Four columns of a row. */
+__device__ __forceinline__ void store(const struct linear_wgmma &call, const work &w, uint32_t row, uint32_t column, float4 sum)
+{
+    const linear_tiles &m = *w.matrix;
+    const size_t at = (size_t)row * m.out_features + column;
+    float v[4] = { sum.x, sum.y, sum.z, sum.w };
+
+    if (column >= m.out_features)
+        return;
+    const uint32_t count = min(m.out_features - column, 4u);
+    if (m.bias)
+        for (uint32_t i = 0; i < count; i++)
+            v[i] += m.bias[column + i];
+    if (call.y_half[w.which]) {
+        half2 low = __floats2half2_rn(v[0], v[1]), high = __floats2half2_rn(v[2], v[3]);
+        *reinterpret_cast<uint2 *>(call.y_half[w.which] + at) = make_uint2(half2_bits(low), half2_bits(high));
+        return;
+    }
+    float *to = call.y[w.which] + at;
+    if (m.out_features % 4 == 0) {
+        float4 *four = reinterpret_cast<float4 *>(to);
+        if (call.accumulate) {
+            const float4 old = *four;
+            v[0] += old.x, v[1] += old.y, v[2] += old.z, v[3] += old.w;
+        }
+        *four = make_float4(v[0], v[1], v[2], v[3]);
+    } else {
+        for (uint32_t i = 0; i < count; i++)
+            to[i] = call.accumulate ? to[i] + v[i] : v[i];
+    }
+}
+
+/* Adds without waiting for what is there. One thread adds to each element, so it is the same sum every time. */
+__device__ __forceinline__ void add_to(float *at, float value)
+{
+    asm volatile("red.global.add.f32 [%0], %1;" ::"l"(at), "f"(value) : "memory");
+}
+
+/* Sums straight to y. */
+template <int N, int STRIP>
+__device__ __forceinline__ void store_sums(const struct linear_wgmma &call, const work &w, uint32_t warp, uint32_t lane,
+                                           float (&y)[N / 2])
+{
+    const linear_tiles &m = *w.matrix;
+    const uint32_t block = w.column_block + warp % 4, c = lane / 4, q = lane % 4;
+    const uint32_t strip = block * TILE_COLUMNS + STRIP * 16, column = strip + c;
+    const size_t stride = m.out_features;
+    const bool there[2] = { column < stride, column + 8 < stride };
+
+    if (block * TILE_COLUMNS >= m.stored_out_features)
+        return;
+    if (m.bias) {
+        const float bias[2] = { there[0] ? m.bias[column] : 0.0f, there[1] ? m.bias[column + 8] : 0.0f };
+#pragma unroll
+        for (int i = 0; i < N / 2; i++)
+            y[i] += bias[i / 2 % 2];
+    }
+    if (call.y_half[w.which]) {
+        /* Transposed in eights and shared between neighbours: four columns a lane, the strip's 16 by four lanes. */
+        const uint32_t first = q % 2 * 8 + q / 2 * 4;
+        uint16_t *to = call.y_half[w.which] + (size_t)(w.first_row + c) * stride + strip + first;
+#pragma unroll
+        for (uint32_t n = 0; n < N / 8; n++) {
+            uint32_t low, high;
+            half2 pair[2] = { __floats2half2_rn(y[4 * n], y[4 * n + 1]), __floats2half2_rn(y[4 * n + 2], y[4 * n + 3]) };
+            asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(low) : "r"(half2_bits(pair[0])));
+            asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(high) : "r"(half2_bits(pair[1])));
+            const uint32_t other = __shfl_xor_sync(0xffffffffu, q % 2 ? low : high, 1);
+            if (8 * n + c < w.rows && strip + first < stride)
+                *reinterpret_cast<uint2 *>(to + 8 * n * stride) = q % 2 ? make_uint2(other, high) : make_uint2(low, other);
+        }
+        return;
+    }
+    float *to = call.y[w.which] + (size_t)(w.first_row + 2 * q) * stride + column;
+#pragma unroll
+    for (uint32_t n = 0; n < N / 8; n++)
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            float *at = to + (8 * n + i % 2) * stride + i / 2 * 8;
+            if (8 * n + 2 * q + i % 2 >= w.rows || !there[i / 2])
                 continue;
-            float bias = m.bias ? m.bias[column] : 0.0f;
+            if (call.accumulate)
+                add_to(at, y[4 * n + i]);
+            else
+                *at = y[4 * n + i];
+        }
+}
+
+template <int N, bool SPLIT, int STRIP>
+__device__ __forceinline__ void work_on(const wide_args &args, layout<N> shared, uint32_t warp, uint32_t lane)
+{
+    turn<N> at = { 0, 0 };
+
+    for (uint32_t unit = blockIdx.x / args.cluster; unit < args.units; unit += gridDim.x / args.cluster) {
+        const work w = find_work<N, SPLIT>(args, unit);
+        float y[N / 2];
 #pragma unroll
-            for (int n = 0; n < ROWS / 8; n++)
-#pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    uint32_t row = first_row + 8 * n + lane % 4 * 2 + e;
-                    if (row < call.rows) {
-                        size_t at = (size_t)row * m.out_features + column;
-                        float value = y[i][4 * n + 2 * half_ + e] + bias;
-                        if (call.y_half)
-                            call.y_half[at] = __half_as_ushort(__float2half_rn(value));
-                        else
-                            call.y[at] = call.accumulate ? call.y[at] + value : value;
-                    }
-                }
+        for (int i = 0; i < N / 2; i++)
+            asm volatile("" : "=f"(y[i]));
+        multiply<N, SPLIT, STRIP>(w, shared, warp, lane, at, y);
+        if (SPLIT) {
+            workers_sync();   /* nobody reads x any more */
+            leave_sums<N>(shared.base, warp, lane, y);
+            wait_for_previous();
+        } else {
+            wait_for_previous();
+            store_sums<N, STRIP>(args.call, w, warp, lane, y);
         }
     }
+}
+
+template <int N, bool SPLIT>
+__global__ void __launch_bounds__(layout<N>::threads, layout<N>::blocks) many_rows(const __grid_constant__ wide_args args)
+{
+    extern __shared__ __align__(1024) char memory[];
+    const layout<N> shared = { (uint32_t)__cvta_generic_to_shared(memory) };
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+
+    if (threadIdx.x < shared.stages) {
+        barrier_init(shared.full(threadIdx.x), 1);
+        barrier_init(shared.empty(threadIdx.x), WORKERS * (SPLIT ? 1 : args.cluster));
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    let_next_start();
+    __syncthreads();
+    cluster_meet();
+    if (warp >= WORKERS) {
+        if (N == 256)
+            fewer_registers<40>();
+        if (warp == WORKERS && lane == 0) {
+            turn<N> at = { 0, 0 };
+            for (uint32_t unit = blockIdx.x / args.cluster; unit < args.units; unit += gridDim.x / args.cluster)
+                bring<N, SPLIT>(args, find_work<N, SPLIT>(args, unit), shared, at);
+        }
+        __syncwarp();
+    } else {
+        if (N == 256)
+            more_registers<232>();
+        if (warp < 4)
+            work_on<N, SPLIT, 0>(args, shared, warp, lane);
+        else
+            work_on<N, SPLIT, 1>(args, shared, warp, lane);
+    }
+    if (SPLIT) {
+        cluster_sync();
+        const work w = find_work<N, SPLIT>(args, blockIdx.x / args.cluster);
+        for (uint32_t row = w.rank * WORKERS + warp; warp < WORKERS && row < w.rows; row += WORKERS * w.cluster) {
+            const uint32_t at = shared.base + (row * SUM_STRIDE + lane * 4) * 4;
+            float4 sum = load_sums(in_block(at, 0));
+            for (uint32_t q = 1; q < w.cluster; q++) {
+                const float4 more = load_sums(in_block(at, q));
+                sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+            }
+            store(args.call, w, w.first_row + row, w.column_block * TILE_COLUMNS + lane * 4, sum);
+        }
+    }
+    cluster_meet();   /* barriers and sums of one are used by the others */
+}
+#else
+template <int N, bool SPLIT> __global__ void many_rows(const __grid_constant__ wide_args args)
+{
+}
+#endif
+
+/* ---- launching ---- */
+
+typedef void wide_kernel(const wide_args);
+
+struct wide_variant {
+    wide_kernel *kernel;
+    uint32_t rows, shared_bytes, threads;   /* N, and what follows from it */
+    bool split;
+    size_t stage_ns;                        /* of a block, as one H100 was measured */
+};
+
+#define VARIANT(n, split, stage_ns) { many_rows<n, split>, n, layout<n>::bytes, layout<n>::threads, split, stage_ns }
+
+static const struct wide_variant variants[] = { VARIANT(64, true, 700), VARIANT(128, false, 600), VARIANT(256, false, 800) };
+enum { VARIANT_COUNT = sizeof variants / sizeof *variants };
+
+/* As for linear_few: an H100's, so that results are the same on every card. */
+#define SPREAD_SMS 132u
+
+static uint32_t divide_up(uint32_t a, uint32_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* How a call is cut: blocks of a cluster, and what that takes. */
+struct wide_plan {
+    const struct wide_variant *variant;
+    uint32_t cluster;
+    size_t ns;
+};
+
+static struct wide_plan plan_variant(const struct wide_variant *v, uint32_t in_features, uint32_t columns, uint32_t rows)
+{
+    const uint32_t stages = divide_up(in_features, STAGE_ROWS);
+    uint32_t blocks = divide_up(columns, BLOCK_COLUMNS) * divide_up(rows, v->rows), waves;
+    struct wide_plan plan = { v, 2, 0 };
+
+    if (!v->split) {
+        waves = divide_up(divide_up(columns, 2 * BLOCK_COLUMNS) * divide_up(rows, v->rows), SPREAD_SMS / 2);
+        plan.ns = 3000 + waves * stages * v->stage_ns;
+        return plan;
+    }
+    /* One for each multiprocessor, if it still gets eight stages; two, if those get sixteen. */
+    plan.cluster = 1;
+    while (plan.cluster < 8 && 16 * plan.cluster <= stages &&
+           2 * plan.cluster * blocks <= (stages >= 32 * plan.cluster ? 2 : 1) * SPREAD_SMS)
+        plan.cluster *= 2;
+    blocks *= plan.cluster;
+    waves = divide_up(blocks, 2 * SPREAD_SMS);
+    /* Two of a multiprocessor are not twice as fast. */
+    plan.ns = 3000 + waves * divide_up(stages, plan.cluster) * (blocks > SPREAD_SMS ? v->stage_ns * 3 / 2 : v->stage_ns);
+    return plan;
+}
+
+static struct wide_plan choose(uint32_t in_features, uint32_t columns, uint32_t rows)
+{
+    struct wide_plan best = plan_variant(&variants[0], in_features, columns, rows);
+    for (uint32_t i = 1; i < VARIANT_COUNT; i++) {
+        struct wide_plan plan = plan_variant(&variants[i], in_features, columns, rows);
+        if (plan.ns < best.ns)
+            best = plan;
+    }
+    return best;
+}
+
+size_t linear_wgmma_ns(size_t in_features, size_t columns, size_t rows)
+{
+    return choose((uint32_t)in_features, (uint32_t)columns, (uint32_t)rows).ns;
+}
+
+static struct wide_plan plan_call(const struct linear_wgmma *call)
+{
+    uint32_t columns = 0;
+    for (uint32_t i = 0; i < call->matrix_count; i++)
+        columns += call->matrix[i].stored_out_features;
+    struct wide_plan plan = choose(call->matrix[0].in_features, columns, call->rows);
+    if (call->variant > 0 && call->variant <= VARIANT_COUNT)
+        plan = plan_variant(&variants[call->variant - 1], call->matrix[0].in_features, columns, call->rows);
+    if (call->cluster > 0)
+        plan.cluster = call->cluster;
+    return plan;
+}
+
+typedef CUresult encode_tiled(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
+                              const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
+                              CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+/* The driver's function, asked for at the first call. */
+static cudaError_t find_encode(encode_tiled **encode)
+{
+    static encode_tiled *found;
+    void *function = NULL;
+    cudaDriverEntryPointQueryResult answer;
+
+    if (!found) {
+#if CUDART_VERSION >= 12050
+        cudaError_t rc = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &answer);
+#else
+        cudaError_t rc = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &answer);
+#endif
+        if (rc != cudaSuccess)
+            return rc;
+        if (answer != cudaDriverEntryPointSuccess)
+            return cudaErrorCallRequiresNewerDriver;
+        found = reinterpret_cast<encode_tiled *>(function);
+    }
+    *encode = found;
+    return cudaSuccess;
+}
+
+/* x [rows, in_features] in boxes of 64 columns by so many rows. */
+static cudaError_t describe_x(CUtensorMap *map, const uint16_t *x, uint32_t rows, uint32_t in_features, uint32_t box_rows)
+{
+    const cuuint64_t sizes[2] = { in_features, rows }, strides[1] = { (cuuint64_t)in_features * sizeof *x };
+    const cuuint32_t box[2] = { STAGE_ROWS, box_rows }, steps[2] = { 1, 1 };
+    encode_tiled *encode;
+    cudaError_t rc = find_encode(&encode);
+
+    if (rc != cudaSuccess)
+        return rc;
+    CUresult answer = encode(map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<uint16_t *>(x), sizes, strides, box, steps,
+                             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return answer == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 cudaError_t linear_wgmma(const struct linear_wgmma *call, cudaStream_t stream)
 {
-    uint32_t rows = call->rows <= 64 ? 64 : 128, blocks = call->matrix.stored_out_features / TILE_COLUMNS;
-    void (*kernel)(const struct linear_wgmma) = rows == 64 ? many_rows<64> : many_rows<128>;
-    size_t shared = STAGES * (rows * STAGE_COLUMNS * 2 + WARPS * PART_BYTES);
-    cudaError_t rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    const struct wide_plan plan = plan_call(call);
+    const struct wide_variant *v = plan.variant;
+    struct wide_args args;
+    cudaLaunchAttribute attributes[2];
+    cudaLaunchConfig_t config = {};
+
+    args.call = *call;
+    args.row_blocks = divide_up(call->rows, v->rows);
+    args.cluster = plan.cluster;
+    args.first_unit[0] = 0;
+    const uint32_t columns = BLOCK_COLUMNS * (v->split ? 1 : args.cluster);
+    for (uint32_t i = 0; i < call->matrix_count; i++)
+        args.first_unit[i + 1] = args.first_unit[i] + divide_up(call->matrix[i].stored_out_features, columns);
+    args.units = args.first_unit[call->matrix_count] * args.row_blocks;
+
+    cudaError_t rc = cudaFuncSetAttribute(v->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)v->shared_bytes);
+    for (uint32_t i = 0; i < call->matrix_count && rc == cudaSuccess; i++)
+        rc = describe_x(&args.x[i], call->x_half[i], call->rows, call->matrix[i].in_features,
+                        v->split || args.cluster == 1 ? v->rows : v->rows / 2);
     if (rc != cudaSuccess)
         return rc;
-    return launch(kernel, dim3((call->rows + rows - 1) / rows, (blocks + WARPS - 1) / WARPS), dim3(32 * WARPS), shared,
-                  call->overlap, stream, *call);
+    const uint32_t at_once = v->split ? args.units : SPREAD_SMS / args.cluster;
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim.x = args.cluster;
+    attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[1].val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = dim3((args.units < at_once ? args.units : at_once) * args.cluster);
+    config.blockDim = dim3(v->threads);
+    config.dynamicSmemBytes = v->shared_bytes;
+    config.stream = stream;
+    config.attrs = attributes;
+    config.numAttrs = call->overlap ? 2 : 1;
+    return cudaLaunchKernelEx(&config, v->kernel, args);
 }
