@@ -57,8 +57,8 @@ static const struct plim_parameter_row table[PLIM_PARAMETER_COUNT] = {
     },
     [PLIM_GPU_SPLIT] = {
         .name = "gpu_split", .type = PLIM_TYPE_TEXT, .scope = PLIM_SCOPE_ENGINE, .unit = "", .check = check_split,
-        .help = "Layers on several devices from `device` on: auto shares them by free memory, A,B,... is GiB (or Mi, Gi) of "
-                "weights for each; empty: one device",
+        .help = "Layers on several devices, the first being device: auto shares them by free memory; 20,9.5,6000Mi: GiB of "
+                "weights for each, or with a unit; empty: one device",
         .origin = "ExLlamaV2 gpu_split",
     },
     [PLIM_MAX_DQ_SIZE] = {
