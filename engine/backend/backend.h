@@ -201,11 +201,12 @@ struct backend_ops {
                      struct plim_err *err);
 
     /*
-     * Optional (NULL: its parts one by one). One row at position `past`: rotates q and k by cos_sin [head_dim], the
-     * position's row of the table, stores k and v, and attends. q, k and v may be changed; out may be q.
+     * Optional (NULL: its parts one by one). Rows from position `past` on: rotates q and k by cos_sin [rows, head_dim], the
+     * positions' rows of the table, stores k and v, and attends. q, k and v may be changed; out may be q.
      */
     int (*attention_step)(struct backend *backend, const struct attention_shape *shape, float *q, float *k, const float *v,
-                          const float *cos_sin, void *cache_k, void *cache_v, size_t past, float *out, struct plim_err *err);
+                          const float *cos_sin, void *cache_k, void *cache_v, size_t past, size_t rows, float *out,
+                          struct plim_err *err);
 
     /* gate = act(gate) * up, n elements. */
     int (*act_mul)(struct backend *backend, enum activation activation, float *gate, const float *up, size_t n,

@@ -178,8 +178,8 @@ static int attend(struct block *b, const struct layer *layer, float *q, float *k
     const struct attention_shape *shape = &layer->attention;
     const float *table = layer->rope == &b->model->rope_local ? b->rope_local : b->rope_global;   /* begins at `first` */
 
-    if (b->rows == 1 && b->ops->attention_step)
-        return b->ops->attention_step(b->backend, shape, q, k, v, table, keys, values, b->first, q, err);
+    if (b->ops->attention_step)
+        return b->ops->attention_step(b->backend, shape, q, k, v, table, keys, values, b->first, b->rows, q, err);
     if (b->ops->rope(b->backend, q, table, 0, b->rows, shape->head_count, shape->head_dim, err) < 0 ||
         b->ops->rope(b->backend, k, table, 0, b->rows, shape->kv_head_count, shape->head_dim, err) < 0 ||
         b->ops->kv_store(b->backend, shape, k, v, b->rows, b->first, keys, values, err) < 0)

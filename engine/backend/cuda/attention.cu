@@ -206,8 +206,9 @@ extern "C" int cuda_attention(struct backend *backend, const struct attention_sh
     return plan.path == PATH_PLAIN ? run_plain(backend, &plan, &args, err) : run_tensor(backend, &plan, &args, err);
 }
 
-extern "C" int cuda_kv_store(struct backend *backend, const struct attention_shape *shape, const float *k,
-                             const float *v, size_t rows, size_t first, void *cache_k, void *cache_v, struct plim_err *err)
+/* `cos_sin` not NULL: keys are rotated by it first. */
+static int store(struct backend *backend, const struct attention_shape *shape, const float *k, const float *v,
+                 const float *cos_sin, size_t rows, size_t first, void *cache_k, void *cache_v, struct plim_err *err)
 {
     struct cuda *cuda = cuda_of(backend);
     struct kv_store_args args = {};
@@ -218,6 +219,7 @@ extern "C" int cuda_kv_store(struct backend *backend, const struct attention_sha
         return -1;
     args.k = k;
     args.v = v;
+    args.cos_sin = cos_sin;
     args.keys = (uint8_t *)cache_k;
     args.values = (uint8_t *)cache_v;
     args.key_format = backend_kv_format(backend->parameters, KV_KEYS, shape->kv_head_count, shape->head_dim);
@@ -231,26 +233,37 @@ extern "C" int cuda_kv_store(struct backend *backend, const struct attention_sha
     return cuda_check(kv_store_launch(&args, cuda->stream), "kv_store", err);
 }
 
+extern "C" int cuda_kv_store(struct backend *backend, const struct attention_shape *shape, const float *k,
+                             const float *v, size_t rows, size_t first, void *cache_k, void *cache_v, struct plim_err *err)
+{
+    return store(backend, shape, k, v, NULL, rows, first, cache_k, cache_v, err);
+}
+
+/* One row: the few kernel rotates and stores on its way. Tiles: keys are rotated on their way to the cache, queries when read. */
 extern "C" int cuda_attention_step(struct backend *backend, const struct attention_shape *shape, float *q, float *k,
                                    const float *v, const float *cos_sin, void *cache_k, void *cache_v, size_t past,
-                                   float *out, struct plim_err *err)
+                                   size_t rows, float *out, struct plim_err *err)
 {
-    struct plan plan = plan_make(shape, past, 1, backend->parameters);
-    struct attention_args args = args_make(shape, past, 1, backend->parameters);
+    struct plan plan = plan_make(shape, past, rows, backend->parameters);
+    struct attention_args args = args_make(shape, past, rows, backend->parameters);
 
-    if (plan.path != PATH_FEW) {
-        if (cuda_rope(backend, q, cos_sin, 0, 1, shape->head_count, shape->head_dim, err) < 0 ||
-            cuda_rope(backend, k, cos_sin, 0, 1, shape->kv_head_count, shape->head_dim, err) < 0 ||
-            cuda_kv_store(backend, shape, k, v, 1, past, cache_k, cache_v, err) < 0)
+    if (plan.path == PATH_PLAIN || (plan.path == PATH_FEW && rows > 1)) {
+        if (cuda_rope(backend, q, cos_sin, 0, rows, shape->head_count, shape->head_dim, err) < 0 ||
+            cuda_rope(backend, k, cos_sin, 0, rows, shape->kv_head_count, shape->head_dim, err) < 0 ||
+            cuda_kv_store(backend, shape, k, v, rows, past, cache_k, cache_v, err) < 0)
             return -1;
-        return cuda_attention(backend, shape, q, cache_k, cache_v, past, 1, out, err);
+        return cuda_attention(backend, shape, q, cache_k, cache_v, past, rows, out, err);
     }
     args.q = q;
-    args.k = k;
-    args.v = v;
     args.cos_sin = cos_sin;
     args.out = out;
     args.keys = (const uint8_t *)cache_k;
     args.values = (const uint8_t *)cache_v;
+    if (plan.path == PATH_FEW) {
+        args.k = k;
+        args.v = v;
+    } else if (store(backend, shape, k, v, cos_sin, rows, past, cache_k, cache_v, err) < 0) {
+        return -1;
+    }
     return run_tensor(backend, &plan, &args, err);
 }

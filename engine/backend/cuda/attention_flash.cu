@@ -122,8 +122,11 @@ static __device__ __forceinline__ void load_queries(const attention_args &args, 
     for (int base = 0; base < total; base += THREADS) {
         int index = base + (int)threadIdx.x, v = index / quads, i = index % quads * 4;
         quad q = { { 0, 0, 0, 0 } };
-        if (first + v < vectors)
-            q = quad_load(args.q + vector_offset(args, head, first + v) + i);
+        if (first + v < vectors) {
+            const float *from = args.q + vector_offset(args, head, first + v);
+            q = args.cos_sin ? quad_rope(from, args.cos_sin + (size_t)((first + v) / args.group) * DIM, i, DIM)
+                             : quad_load(from + i);
+        }
         if (QUANTISED)
             q = quad_rotate(q, lane, (int)args.key_format.chunk);
         uint2 halves = make_uint2(pack_halves(half_range(q.x[0]), half_range(q.x[1])),

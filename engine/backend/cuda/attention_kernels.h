@@ -43,9 +43,9 @@ struct attention_args {
     int splits;                       /* parts that the keys are cut into */
     float *partial;                   /* attention_*_partial_floats() when splits > 1 */
 
-    /* The few kernel with one row only: not NULL: rotates q and k, and stores k and v at `past` first. */
+    const float *cos_sin;             /* not NULL: rotates q by it first; [rows, head_dim]: cosines, then sines, from `past` on */
+    /* The few kernel with one row only: not NULL: rotates k too, and stores k and v at `past` first. */
     const float *k, *v;               /* [kv_heads, head_dim] */
-    const float *cos_sin;             /* [head_dim]: cosines, then sines, of position `past` */
     bool dependent;                   /* launch before the kernel ahead in the stream has ended (sm_90) */
 };
 
@@ -85,6 +85,7 @@ cudaError_t attention_plain_end(const struct attention_args *args, const struct 
 
 struct kv_store_args {
     const float *k, *v;               /* [rows, width] */
+    const float *cos_sin;             /* [rows, head_dim]; not NULL: rotates k by it first (half a head: whole quads) */
     uint8_t *keys, *values;           /* the cache, from position 0 on */
     struct kv_format key_format, value_format;
     int rows, width, head_dim;

@@ -202,7 +202,8 @@ int cuda_kv_store(struct backend *backend, const struct attention_shape *shape, 
 int cuda_attention(struct backend *backend, const struct attention_shape *shape, const float *q, const void *cache_k,
                    const void *cache_v, size_t past, size_t rows, float *out, struct plim_err *err);
 int cuda_attention_step(struct backend *backend, const struct attention_shape *shape, float *q, float *k, const float *v,
-                        const float *cos_sin, void *cache_k, void *cache_v, size_t past, float *out, struct plim_err *err);
+                        const float *cos_sin, void *cache_k, void *cache_v, size_t past, size_t rows, float *out,
+                        struct plim_err *err);
 bool cuda_records_steps(const struct attention_shape *shape, const struct plim_parameters *parameters);
 struct attention_scratch cuda_attention_scratch(const struct attention_shape *shape, size_t past, size_t rows,
                                                 const struct plim_parameters *parameters);

@@ -23,7 +23,11 @@ static __global__ void __launch_bounds__(THREADS) kv_store(kv_store_args args)
     for (int base = 0; base < whole; base += 4 * THREADS) {
         int i = base + 4 * (int)threadIdx.x;
         bool active = i < whole;
-        quad_encode(quad_load(from + (active ? i : 0)), to, format, active ? i : 0, lane, active);
+        int at = active ? i : 0, head = at / args.head_dim * args.head_dim;
+        quad x = is_key && args.cos_sin
+                     ? quad_rope(from + head, args.cos_sin + (size_t)row * (size_t)args.head_dim, at - head, args.head_dim)
+                     : quad_load(from + at);
+        quad_encode(x, to, format, at, lane, active);
     }
     /* Widths that four doesn't divide are never quantised. */
     for (int i = whole + (int)threadIdx.x; i < args.width; i += THREADS) {
