@@ -244,7 +244,7 @@ Test(cuda_linear, fused_rows_1_to_66)
     cuda_fixture_open_with(&f, NULL, "dq_rows=4096");
     layer_exl2(&layer, mixed, 75, 0.75f, true, 1);
     init(&f, &matrix, &layer);
-    size_t step = cuda_count(1, 13);
+    size_t step = cuda_count(1, 15);
     for (size_t rows = 1; rows <= 66; rows += step)
         check_rows(&f, &layer, &matrix, rows, "fused");
     cr_assert_eq(f.backend.counters.fused_calls, 65 / step + 1);
@@ -269,7 +269,7 @@ Test(cuda_linear, every_width_alone)
         layer_exl2(&layer, groups, 96, 1.0f, false, widths[i]);
         init(&f, &matrix, &layer);
         snprintf(what, sizeof what, "%u bits", widths[i]);
-        for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
+        for (size_t r = 0; r < cuda_count(5, 4); r++)
             check_rows(&f, &layer, &matrix, rows[r], what);
         f.backend.ops->matrix_release(&f.backend, &matrix);
         layer_free(&layer);

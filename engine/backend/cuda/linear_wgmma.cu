@@ -232,6 +232,7 @@ __device__ __forceinline__ void multiply(const work &w, layout<N> shared, uint32
     half2 scales = feed.take(place.group + 1);
     auto release = [&](uint32_t slot) {
         const uint32_t empty = shared.empty(slot);
+        __syncwarp();   /* the whole warp has read */
         if (both ? lane < 2 : lane == 0)
             barrier_arrive_at(in_block(empty, both ? lane : w.rank));
     };
