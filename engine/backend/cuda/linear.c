@@ -73,7 +73,7 @@ static bool is_few(const struct cuda_linear_shape *shape, int64_t dq_rows)
     if (dq_rows >= 0)
         return rows <= (size_t)dq_rows || rows == 1;
     size_t fused = is_wide(in, columns, rows) ? linear_wgmma_ns(in, columns, rows) : tiles_ns(in, columns, rows);
-    /* Narrow projections (k, v) may share a launch with wide ones, and a gathered x; chunks would do that a quarter faster alone. */
+    /* Narrow projections (k, v) can share a launch, and a gathered x, with a wide one; alone they would gain by chunks. */
     return rows <= LINEAR_MAX_FUSED_ROWS || fused < chunks_ns(in, columns, rows) * 5 / 4;
 }
 
