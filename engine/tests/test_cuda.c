@@ -72,6 +72,13 @@ bool cuda_sanitized(void)
     return single && strcmp(single, "1") == 0;
 }
 
+size_t cuda_thinning(void)
+{
+    const char *thinning = getenv("PLIMSOLL_TEST_THINNING");
+    long n = thinning ? strtol(thinning, NULL, 10) : 3;
+    return cuda_sanitized() && n > 1 ? (size_t)n : 1;
+}
+
 size_t cuda_count(size_t all, size_t few)
 {
     return cuda_sanitized() ? few : all;

@@ -38,6 +38,9 @@ void cuda_require_alone(void);
  * times slower then, and tests go through fewer sizes and repeats: `few` instead of `all`.
  */
 bool cuda_sanitized(void);
+
+/* 1; under a sanitizer 3, or what PLIMSOLL_TEST_THINNING says: of so many cases a test takes one. */
+size_t cuda_thinning(void);
 size_t cuda_count(size_t all, size_t few);
 
 void cuda_fixture_open(struct cuda_fixture *f);

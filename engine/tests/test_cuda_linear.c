@@ -715,7 +715,7 @@ Test(cuda_linear, mlp_at_once)
     static const struct group_spec inner[] = { { 5, 96 }, { 4, 288 }, { 3, 128 }, { 0, 0 } };
     struct at_once a = { 0 };
 
-    for (int same_order = 0; same_order < 2; same_order++) {
+    for (int same_order = 0; same_order < (int)cuda_count(2, 1); same_order++) {
         layer_exl2(&a.layers[0], mixed, 512, 0.25f, false, 21);
         layer_exl2(&a.layers[1], mixed, 512, 0.25f, false, same_order ? 21 : 22);
         layer_exl2(&a.layers[2], inner, 864, 0.25f, true, 23);

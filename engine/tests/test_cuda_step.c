@@ -9,7 +9,7 @@
 #include "test_model_support.h"
 
 #define CONTEXT 400
-#define TOKENS  cuda_count(300, 24)   /* past two powers of two */
+#define TOKENS  cuda_count(300, 48)   /* past two powers of two */
 
 static void open_on(struct rig *rig, const char *backend, const char *directory, const char *settings)
 {
