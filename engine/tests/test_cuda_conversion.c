@@ -133,7 +133,7 @@ Test(cuda_conversion, adapts_to_a_budget_and_says_so)
     struct plim_quantize_options options = quick_options(scratch_path(&s, "roomy"));
     cr_assert_eq(convert(&options, ON_CUDA, &roomy, &err), 0, "%s", err.message);
     uint64_t peak = roomy.quantisation.peak_bytes[PLIM_FAST];
-    for (percent = 99; percent > 30; percent -= 3) {
+    for (percent = 99; percent > 30; percent--) {
         char name[32], settings[80], log[4096] = "";
         uint64_t budget = peak * (uint64_t)percent / 100;
         snprintf(name, sizeof name, "tight%d", percent);
