@@ -1,9 +1,11 @@
 /*
- * A developers' benchmark of prefill on CUDA: milliseconds of a prompt, and where they go, operation by operation.
+ * A developers' benchmark of prefill on CUDA: milliseconds of a prompt, the memory it takes, and where the time goes, operation
+ * by operation.
  *
  *     build/release/tests/bench_cuda_prefill DIRECTORY TOKENS [SETTING ...]     for example max_dq_size=16Mi kv_cache=q8
  *
- * The first line is the prompt by the clock, from ids to logits, median of ROUNDS. The table comes from further prompts with
+ * The first line is the prompt by the clock, from ids to logits: the first one of the process, which loads kernels and what
+ * else it needs, and the median of ROUNDS; and the pool's memory beside weights and cache. The table comes from further prompts with
  * an event before and after each operation; its sum is larger than the first line where operations overlap, and `between`
  * is what no operation accounts for. Matrices are told apart by their shapes.
  */
@@ -192,6 +194,22 @@ static void print_table(double whole_ms)
     printf("    %-32s        %8.3f ms of %.3f with events\n", "between", whole_ms - sum, whole_ms);
 }
 
+static void print_memory(struct plim_engine *engine, const char *model, const struct plim_parameters *parameters,
+                         size_t tokens)
+{
+    struct plim_plan_request request = { .context_tokens = tokens, .prompt_tokens = tokens, .rows = PLIM_LOGITS_LAST };
+    struct plim_pool_stats stats;
+    struct plim_plan plan;
+
+    must(plim_predict(model, "cuda", parameters, &request, &plan, &err));
+    plim_pool_stats(plim_engine_pool(engine), &stats);
+    const uint64_t *tag = stats.tag_peak_bytes[PLIM_FAST];
+    uint64_t peak = stats.peak[PLIM_FAST].total_bytes;
+    printf("beside weights and cache %.1f MiB%s\n",
+           (double)(peak - tag[PLIM_TAG_WEIGHTS] - tag[PLIM_TAG_KV_CACHE]) / (1 << 20),
+           plan.peak_bytes == peak ? ", as predicted" : ", NOT AS PREDICTED");
+}
+
 int main(int argc, char **argv)
 {
     struct plim_parameters parameters;
@@ -200,7 +218,7 @@ int main(int argc, char **argv)
     struct plim_session *session;
     struct plim_model_info info;
     static int32_t ids[MAX_TOKENS];
-    double ms[ROUNDS];
+    double first_ms, ms[ROUNDS];
 
     if (argc < 3)
         return 2;
@@ -224,13 +242,14 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < tokens; i++)
         ids[i] = (int32_t)(i * 7919 % info.vocab_size);
 
-    prompt_ms(session, ids, tokens);
+    first_ms = prompt_ms(session, ids, tokens);
     prompt_ms(session, ids, tokens);
     for (int i = 0; i < ROUNDS; i++)
         ms[i] = prompt_ms(session, ids, tokens);
     qsort(ms, ROUNDS, sizeof *ms, by_value);
-    printf("%s: %zu tokens in %.2f ms [%.2f to %.2f], %.0f tokens/s\n", argv[1], tokens, ms[ROUNDS / 2], ms[0],
-           ms[ROUNDS - 1], (double)tokens / ms[ROUNDS / 2] * 1e3);
+    printf("%s: %zu tokens in %.2f ms [%.2f to %.2f], %.0f tokens/s; the first in %.1f ms; ", argv[1], tokens, ms[ROUNDS / 2],
+           ms[0], ms[ROUNDS - 1], (double)tokens / ms[ROUNDS / 2] * 1e3, first_ms);
+    print_memory(engine, argv[1], &parameters, tokens);
 
     real = engine->backend.ops;
     struct backend_ops timed = *real;
