@@ -669,3 +669,23 @@ Test(compare, prints_tables_and_json)
     comparison_release(&c);
     release_pair(&pair);
 }
+
+Test(compare, prints_two_engines_side_by_side)
+{
+    struct pair pair;
+    struct comparison c;
+    struct plim_err err = PLIM_ERR_INIT;
+    make_pair(&pair);
+    cr_assert_eq(facts_set_text(&pair.before.recorded, "engine", "other 1.0", &err), 0);
+    add_exact(pair.old, "peak_bytes", 1 << 20);
+    add_exact(pair.new, "peak_bytes", 4 << 20);
+    add_rate(pair.old, SAMPLES(10, 10, 10, 10, 10, 10));
+    add_rate(pair.new, SAMPLES(30, 30, 30, 30, 30, 30));
+    compare_pair(&c, &pair);
+    char *text = print(&c, COMPARISON_TERMINAL);
+    cr_assert_not_null(strstr(text, "30 tokens/s          3.00\n"), "three times the speed is better:\n%s", text);
+    cr_assert_not_null(strstr(text, "4.00 MiB          0.25\n"), "four times the memory is worse:\n%s", text);
+    free(text);
+    comparison_release(&c);
+    release_pair(&pair);
+}
