@@ -94,7 +94,7 @@ int parameter_flags_resolve(struct parameter_flags *flags, char **argv, struct p
     const struct plim_parameters *p = &flags->parameters;
     bool again = false;
 
-    if (plim_parameters_resolve(&flags->parameters, err) < 0)
+    if (plim_parameters_available(p, err) < 0 || plim_parameters_resolve(&flags->parameters, err) < 0)
         return -1;
     if (*p->text[PLIM_BLAS_CORE])
         again |= changes_environment("OPENBLAS_CORETYPE", p->text[PLIM_BLAS_CORE]);

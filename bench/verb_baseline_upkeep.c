@@ -120,7 +120,7 @@ int baseline_allow_verb(int argc, char **argv)
 
 /* ---- prune ---- */
 
-/* The suite that a baseline is of. *why_not says why it cannot be had: it is gone, or needs what this build is without. */
+/* The suite that a baseline is of. *why_not says why it cannot be had: it is gone, or is no suite of today. */
 static int read_suite(struct suite *suite, const char *path, struct plim_err *why_not, struct plim_err *err)
 {
     struct result baseline = { 0 };

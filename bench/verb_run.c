@@ -124,6 +124,18 @@ static int apply_sets(const struct arguments *a, struct suite *suite, struct pli
     return 0;
 }
 
+/* Said once, before models are made, and not by each case. */
+static int check_available(const struct suite *suite, const char *pattern, struct plim_err *err)
+{
+    for (size_t i = 0; i < suite->case_count; i++) {
+        const struct suite_case *c = &suite->cases[i];
+
+        if (runner_selects(c, pattern) && plim_parameters_available(&c->parameters, err) < 0)
+            return plim_err_wrap(err, "%s", c->id);
+    }
+    return 0;
+}
+
 static int list_cases(const struct arguments *a, const struct suite *suite, struct plim_err *err)
 {
     char *text;
@@ -215,7 +227,7 @@ static int run(struct arguments *a, struct plim_err *err)
         goto out;
     }
     a->run.progress = log;
-    if (interrupt_install(err) < 0 || !(processes.program = program = plim_self_path(err)) ||
+    if (check_available(&suite, a->run.case_pattern, err) < 0 || interrupt_install(err) < 0 || !(processes.program = program = plim_self_path(err)) ||
         model_store_prepare(&suite, a->run.case_pattern, a->run.models_directory, program, log, err) < 0 ||
         !(a->run.output = output = prepare_output(a, &suite, err)) ||
         (a->trace && !(a->run.trace_directory = traces = prepare_traces(output, err))))

@@ -160,7 +160,9 @@ static int run_once(const struct case_request *request, struct references *refer
     uint64_t start_ns = plim_now_ns();
     int rc;
 
-    rc = plim_parameters_resolve(&run.parameters, err);
+    rc = plim_parameters_available(&run.parameters, err);
+    if (rc == 0)
+        rc = plim_parameters_resolve(&run.parameters, err);
     if (rc == 0)
         rc = request->workload->run(&run, err);
     *work_ns += plim_now_ns() - start_ns;

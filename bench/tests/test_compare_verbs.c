@@ -10,6 +10,7 @@
 
 #include "compare_support.h"
 #include "heap.h"
+#include "plimsoll/parameters.h"
 
 /* Runs `plimsoll ARGUMENTS` in `directory`; what it says on both streams goes into `said`. Returns its exit status. */
 static int run(const char *directory, char *said, size_t size, const char *arguments)
@@ -383,5 +384,37 @@ Test(verbs, plot_writes_script_data_and_says_what_it_needs)
         snprintf(command, sizeof command, "cd '%s/out' && gnuplot hull-tags.gp && test -s hull-tags.png", d);
         cr_assert_eq(system(command), 0);
     }
+    free(d);
+}
+
+/* Whether this build can run on a GPU or not. */
+Test(verbs, results_of_a_gpu_are_read_by_every_build)
+{
+    static const char suite[] =
+        "{ \"schema\": { \"name\": \"plimsoll-suite\", \"major\": 1 }, \"name\": \"hull\", \"description\": \"d\","
+        "  \"defaults\": { \"parameters\": { \"backend\": \"cuda\" } },"
+        "  \"cases\": [ { \"name\": \"nothing\", \"workload\": { \"kind\": \"null\" },"
+        "                 \"sweep\": { \"cuda_module_loading\": [\"lazy\", \"eager\"] } } ],"
+        "  \"plots\": [ { \"kind\": \"tag_bars\", \"name\": \"tags\", \"groups\": [\"case\", \"cuda_module_loading\"] } ] }";
+    struct plim_err err = PLIM_ERR_INIT;
+    struct plim_parameters parameters;
+    char *d = make_files(), path[400];
+
+    snprintf(path, sizeof path, "%s/suites", d);
+    cr_assert_eq(mkdir(path, 0777), 0);
+    snprintf(path, sizeof path, "%s/suites/hull.json", d);
+    write_text(path, suite);
+    expect(d, 0, "hull-tags.tsv", "plot base.json --no-draw");
+    expect(d, 0, "tiny/prefill", "report base.json --table");
+    expect(d, 1, "dequant +4096 B", "compare base.json more.json");
+    expect(d, 0, "created", "baseline accept base.json --exact --reason test");
+    expect(d, 1, "dequant +4096 B", "gate more.json");
+    expect(d, 0, "the suite no longer has", "baseline prune --dry-run");
+    expect(d, 0, "nothing/cuda_module_loading=eager", "run hull --list");
+
+    plim_parameters_default(&parameters);
+    cr_assert_eq(plim_parameters_set(&parameters, "backend", "cuda", &err), 0);
+    if (plim_parameters_available(&parameters, &err) < 0)
+        expect(d, 2, "nothing/cuda_module_loading=lazy: backend: cuda cannot be had", "run hull");
     free(d);
 }

@@ -272,8 +272,6 @@ static int set_value(struct plim_parameters *parameters, enum plim_parameter p, 
 {
     const struct plim_parameter_row *row = &table[p];
     const char *const *names = row->type == PLIM_TYPE_SWITCH ? switch_names : row->choices;
-    if (row->unavailable)
-        return plim_err_input(err, "cannot be set: %s", row->unavailable);
     if (row->type == PLIM_TYPE_COUNT)
         return set_count(row, text, &parameters->count[p], err);
     if (row->type == PLIM_TYPE_TEXT && !*text) {
@@ -293,8 +291,6 @@ static int set_value(struct plim_parameters *parameters, enum plim_parameter p, 
         return plim_err_input(err, "\"%.60s\" is neither on nor off", text);
     if (choice < 0)
         return unknown_choice(row, text, err);
-    if (row->choices_unavailable && row->choices_unavailable[choice])
-        return plim_err_input(err, "%s cannot be had: %s", text, row->choices_unavailable[choice]);
     if (row->type == PLIM_TYPE_TEXT)
         snprintf(parameters->text[p], sizeof parameters->text[p], "%s", names[choice]);
     else
@@ -329,6 +325,20 @@ int plim_parameters_resolve(struct plim_parameters *parameters, struct plim_err 
             count[PLIM_MAX_INPUT_LEN] = LOW_MEM_INPUT_LEN;
         if (count[PLIM_MAX_ATTENTION_SIZE] > LOW_MEM_ATTENTION_SIZE)
             count[PLIM_MAX_ATTENTION_SIZE] = LOW_MEM_ATTENTION_SIZE;
+    }
+    return 0;
+}
+
+int plim_parameters_available(const struct plim_parameters *parameters, struct plim_err *err)
+{
+    for (enum plim_parameter p = 0; p < PLIM_PARAMETER_COUNT; p++) {
+        const struct plim_parameter_row *row = &table[p];
+        const char *const *reasons = row->choices_unavailable;
+        int64_t choice = parameters->count[p];
+        if (parameters->set[p] && row->unavailable)
+            return plim_err_input(err, "%s: cannot be set: %s", row->name, row->unavailable);
+        if (reasons && reasons[choice])
+            return plim_err_input(err, "%s: %s cannot be had: %s", row->name, row->choices[choice], reasons[choice]);
     }
     return 0;
 }

@@ -7,7 +7,8 @@
  * Command-line flags, suite validation, sweeps, result files, `plimsoll parameters` and the documentation are all read
  * from the table. Adding a technique is adding a row here and the code that obeys it.
  *
- * A row that has nothing to act on yet keeps its place; setting it is refused with the reason (`unavailable`).
+ * The table is the same in every build, so that suites and results are understood everywhere: what a build has nothing to
+ * act on (`unavailable`) is refused, with the reason, only by plim_parameters_available, before something is run.
  */
 
 #include <stdbool.h>
@@ -67,10 +68,10 @@ struct plim_parameter_row {
     int64_t low, high;            /* inclusive range of a count */
     const char *const *choices;   /* NULL-terminated names of a choice; of a text: the values allowed besides "" */
     int (*check)(const char *text, struct plim_err *err);   /* of a text without choices: -1 with `err` for a bad one */
-    const char *const *choices_unavailable;   /* NULL, or for each choice: NULL, or why it is refused */
+    const char *const *choices_unavailable;   /* NULL, or for each choice: NULL, or why this build lacks it */
     const char *help;             /* one line */
     const char *origin;           /* where the technique comes from */
-    const char *unavailable;      /* NULL, or why setting it is refused */
+    const char *unavailable;      /* NULL, or why this build has nothing to act on it */
 };
 
 /* A value for each row; zero-initialised is not valid, start from plim_parameters_default. */
@@ -95,8 +96,7 @@ const char *plim_parameters_backend(const struct plim_parameters *parameters);
 void plim_parameters_default(struct plim_parameters *parameters);
 
 /*
- * Sets one value from text ("512Mi", "on", "gated"; "auto" for a count that is decided at run time). Refuses bad values,
- * unavailable rows and unavailable choices.
+ * Sets one value from text ("512Mi", "on", "gated"; "auto" for a count that is decided at run time). Refuses bad values.
  */
 int plim_parameters_set(struct plim_parameters *parameters, const char *name, const char *text, struct plim_err *err);
 
@@ -105,6 +105,9 @@ int plim_parameters_set(struct plim_parameters *parameters, const char *name, co
  * max_attention_size (<= 1024^2), and checks combinations. Call once, after the last set.
  */
 int plim_parameters_resolve(struct plim_parameters *parameters, struct plim_err *err);
+
+/* Whether this build can do what they ask: -1 with the reason for the first that it cannot. */
+int plim_parameters_available(const struct plim_parameters *parameters, struct plim_err *err);
 
 /* What gpu_split says: how the layers of a model are shared among devices. */
 #define PLIM_MOST_DEVICES 16
