@@ -77,7 +77,7 @@ static bool is_few(const struct cuda_linear_shape *shape, int64_t dq_rows)
     return rows <= LINEAR_MAX_FUSED_ROWS || fused < chunks_ns(in, columns, rows) * 5 / 4;
 }
 
-/* dq_mode=gated, as ExLlamaV2 decides (memory-model notes, 1.3). */
+/* dq_mode=gated, as ExLlamaV2 decides (memory-model notes, 1.3). What is over the limit goes as it does there, too. */
 static bool gate_expands(const struct cuda_linear_shape *shape, size_t max_elements)
 {
     return shape->in_features <= max_elements / shape->stored_out_features / 128 * 128;
@@ -89,15 +89,16 @@ enum cuda_linear_path cuda_linear_path(const struct cuda_linear_shape *shape, co
 
     if (!shape->is_exl2)
         return shape->rows <= LINEAR_DENSE_ROWS ? CUDA_LINEAR_DOTS : CUDA_LINEAR_PRODUCT;
+    enum cuda_linear_path packed = is_wide(shape->in_features, shape->stored_out_features, shape->rows) ? CUDA_LINEAR_WIDE
+                                                                                                        : CUDA_LINEAR_TILES;
     if (is_few(shape, parameters->count[PLIM_DQ_ROWS]))
-        return CUDA_LINEAR_FUSED;
+        return packed;
     if (parameters->count[PLIM_DQ_MODE] == PLIM_DQ_GATED && !gate_expands(shape, limit))
-        return CUDA_LINEAR_FUSED;
-    if (limit < CUDA_SMALL_CHUNK && limit / shape->in_features < shape->stored_out_features &&
-        is_wide(shape->in_features, shape->stored_out_features, shape->rows))
-        return CUDA_LINEAR_FUSED;
+        return CUDA_LINEAR_TILES;
+    if (limit < CUDA_SMALL_CHUNK && limit / shape->in_features < shape->stored_out_features && packed == CUDA_LINEAR_WIDE)
+        return packed;
     /* Below a tile there is nothing that could be expanded by itself. */
-    return limit < 32 * 32 ? CUDA_LINEAR_FUSED : CUDA_LINEAR_CHUNKED;
+    return limit < 32 * 32 ? packed : CUDA_LINEAR_CHUNKED;
 }
 
 bool cuda_linear_takes_halves(const struct cuda_linear_shape *shape, const struct plim_parameters *parameters,
@@ -106,8 +107,7 @@ bool cuda_linear_takes_halves(const struct cuda_linear_shape *shape, const struc
     enum cuda_linear_path path = cuda_linear_path(shape, parameters);
 
     *order = path == CUDA_LINEAR_CHUNKED ? LINEAR_ROWS : LINEAR_WGMMA;
-    return path == CUDA_LINEAR_CHUNKED ||
-           (path == CUDA_LINEAR_FUSED && is_wide(shape->in_features, shape->stored_out_features, shape->rows));
+    return path == CUDA_LINEAR_CHUNKED || path == CUDA_LINEAR_WIDE;
 }
 
 /* Products of pieces of W's rows add up in y, and so does a bias: each would round again. */
@@ -124,7 +124,12 @@ bool cuda_linear_gives_halves(const struct cuda_linear_shape *shape, const struc
     return plan.chunk_rows == shape->in_features && !shape->has_bias;
 }
 
-/* ---- fused, in one kernel ---- */
+/* ---- wide ---- */
+
+static size_t wide_workspace_bytes(const struct cuda_linear_shape *shape)
+{
+    return shape->x_ready ? 0 : shape->rows * shape->in_features * sizeof(uint16_t);
+}
 
 /* Calls with the same x and rows; `workspace` has the first's x, unless that comes ready. */
 static int wide_linear(const struct cuda_linear_call *calls, size_t count, char *workspace, struct plim_err *err)
@@ -154,7 +159,26 @@ static int wide_linear(const struct cuda_linear_call *calls, size_t count, char 
     return cuda_check(linear_wgmma(&wide, cuda->stream), "multiplying packed weights", err);
 }
 
-/* ---- fused, a tile of rows at a time ---- */
+static int wide_alone(const struct cuda_linear_call *call, struct plim_err *err)
+{
+    struct backend *backend = call->backend;
+    size_t bytes = wide_workspace_bytes(&call->shape);
+    char *workspace = NULL;
+    int rc;
+
+    if (bytes > 0) {
+        workspace = cuda_scratch_take(backend, PLIM_TAG_WORKSPACE, bytes, err);
+        if (!workspace)
+            return -1;
+    }
+    rc = wide_linear(call, 1, workspace, err);
+    if (rc == 0)
+        backend->counters.fused_calls++;
+    cuda_scratch_give(backend, workspace);
+    return rc;
+}
+
+/* ---- a tile of rows at a time ---- */
 
 /* Rows of x that go through the packed weights at once, as the kernel counts them. */
 static size_t padded_rows(size_t rows)
@@ -166,13 +190,13 @@ static size_t padded_rows(size_t rows)
 }
 
 /* Workspace of a call of `rows` rows: gathered x for each matrix, then sums of blocks that share columns. */
-struct fused_layout {
+struct tile_layout {
     size_t x_half[LINEAR_MAX_MATRICES], partial, total;
 };
 
-static struct fused_layout fused_layout(const struct linear_few *call)
+static struct tile_layout tile_layout(const struct linear_few *call)
 {
-    struct fused_layout l = { 0 };
+    struct tile_layout l = { 0 };
 
     for (uint32_t i = 0; i < call->matrix_count && call->rows > 1; i++) {
         l.x_half[i] = l.total;
@@ -184,7 +208,7 @@ static struct fused_layout fused_layout(const struct linear_few *call)
     return l;
 }
 
-/* What fused_layout needs of a call that has only shapes yet. */
+/* What tile_layout needs of a call that has only shapes yet. */
 static struct linear_few shape_call(size_t in_features, size_t stored_out_features, size_t rows)
 {
     struct linear_few call = { .matrix_count = 1, .rows = (uint32_t)plim_min(rows, LINEAR_MAX_FUSED_ROWS) };
@@ -194,27 +218,23 @@ static struct linear_few shape_call(size_t in_features, size_t stored_out_featur
 }
 
 /* A last tile of fewer rows may be cut otherwise than the ones before. */
-static size_t fused_workspace_bytes(const struct cuda_linear_shape *shape)
+static size_t tiles_workspace_bytes(const struct cuda_linear_shape *shape)
 {
     size_t rows = shape->rows;
-
-    if (is_wide(shape->in_features, shape->stored_out_features, rows))
-        return shape->x_ready ? 0 : rows * shape->in_features * sizeof(uint16_t);
-
     struct linear_few call = shape_call(shape->in_features, shape->stored_out_features, rows);
-    size_t bytes = fused_layout(&call).total, rest = rows % LINEAR_MAX_FUSED_ROWS;
+    size_t bytes = tile_layout(&call).total, rest = rows % LINEAR_MAX_FUSED_ROWS;
 
     if (rows > LINEAR_MAX_FUSED_ROWS && rest) {
         call.rows = (uint32_t)rest;
-        bytes = plim_max(bytes, fused_layout(&call).total);
+        bytes = plim_max(bytes, tile_layout(&call).total);
     }
     return bytes;
 }
 
-/* One tile of rows through up to three matrices; `workspace` has what fused_layout says. */
-static int fused_tile(struct cuda *cuda, struct linear_few *call, const float *x, char *workspace, struct plim_err *err)
+/* One tile of rows through up to three matrices; `workspace` has what tile_layout says. */
+static int multiply_tile(struct cuda *cuda, struct linear_few *call, const float *x, char *workspace, struct plim_err *err)
 {
-    struct fused_layout layout = fused_layout(call);
+    struct tile_layout layout = tile_layout(call);
 
     if (call->rows == 1) {
         struct linear_one one = { .x = x, .matrix_count = call->matrix_count, .accumulate = call->accumulate,
@@ -241,13 +261,12 @@ static int fused_tile(struct cuda *cuda, struct linear_few *call, const float *x
     return cuda_check(linear_few(call, cuda->stream), "multiplying packed weights", err);
 }
 
-static int fused_linear(const struct cuda_linear_call *call, struct plim_err *err)
+static int tiles_linear(const struct cuda_linear_call *call, struct plim_err *err)
 {
     struct backend *backend = call->backend;
     size_t in = call->shape.in_features, rows = call->shape.rows;
-    size_t bytes = fused_workspace_bytes(&call->shape);
+    size_t bytes = tiles_workspace_bytes(&call->shape);
     char *workspace = NULL;
-    bool wide = is_wide(in, call->shape.stored_out_features, rows);
     int rc = 0;
 
     if (bytes > 0) {
@@ -255,9 +274,7 @@ static int fused_linear(const struct cuda_linear_call *call, struct plim_err *er
         if (!workspace)
             return -1;
     }
-    if (wide)
-        rc = wide_linear(call, 1, workspace, err);
-    for (size_t row = 0; row < rows && rc == 0 && !wide; row += LINEAR_MAX_FUSED_ROWS) {
+    for (size_t row = 0; row < rows && rc == 0; row += LINEAR_MAX_FUSED_ROWS) {
         struct linear_few few = {
             .matrix = { call->matrix->tiles },
             .y = { call->y + row * call->shape.out_features },
@@ -265,7 +282,7 @@ static int fused_linear(const struct cuda_linear_call *call, struct plim_err *er
             .rows = (uint32_t)plim_min(rows - row, LINEAR_MAX_FUSED_ROWS),
             .accumulate = call->accumulate,
         };
-        rc = fused_tile(cuda_of(backend), &few, call->x + row * in, workspace, err);
+        rc = multiply_tile(cuda_of(backend), &few, call->x + row * in, workspace, err);
         backend->counters.weight_bytes_read += call->matrix->stored_bytes;
     }
     if (rc == 0)
@@ -296,8 +313,10 @@ static int multiply(const struct cuda_linear_call *call, struct plim_err *err)
     if (call->shape.rows == 0)
         return 0;
     switch (cuda_linear_path(&call->shape, call->backend->parameters)) {
-    case CUDA_LINEAR_FUSED:
-        return fused_linear(call, err);
+    case CUDA_LINEAR_TILES:
+        return tiles_linear(call, err);
+    case CUDA_LINEAR_WIDE:
+        return wide_alone(call, err);
     case CUDA_LINEAR_CHUNKED:
         return cuda_chunked_linear(call, err);
     case CUDA_LINEAR_DOTS:
@@ -339,8 +358,7 @@ static struct cuda_linear_call halves_call(struct backend *backend, const struct
 
 static bool takes_wide(const struct cuda_linear_call *call)
 {
-    return cuda_linear_path(&call->shape, call->backend->parameters) == CUDA_LINEAR_FUSED &&
-           is_wide(call->shape.in_features, call->shape.stored_out_features, call->shape.rows);
+    return cuda_linear_path(&call->shape, call->backend->parameters) == CUDA_LINEAR_WIDE;
 }
 
 int cuda_linear_halves(struct backend *backend, const struct matrix *const *matrices, const struct cuda_halves *halves,
@@ -398,7 +416,7 @@ int cuda_linear_many(struct backend *backend, const struct matrix *const *matric
         backend->counters.weight_bytes_read += made->stored_bytes;
         backend->counters.fused_calls++;
     }
-    return fused_tile(cuda_of(backend), &few, x, NULL, err);
+    return multiply_tile(cuda_of(backend), &few, x, NULL, err);
 }
 
 int cuda_linear_gated(struct backend *backend, enum activation activation, const struct matrix *gate,
@@ -452,8 +470,11 @@ static struct linear_scratch scratch_of(const struct linear_shape *shape, size_t
     if (rows == 0)
         return scratch;
     switch (cuda_linear_path(&asked, parameters)) {
-    case CUDA_LINEAR_FUSED:
-        scratch.workspace_bytes = fused_workspace_bytes(&asked);
+    case CUDA_LINEAR_TILES:
+        scratch.workspace_bytes = tiles_workspace_bytes(&asked);
+        return scratch;
+    case CUDA_LINEAR_WIDE:
+        scratch.workspace_bytes = wide_workspace_bytes(&asked);
         return scratch;
     case CUDA_LINEAR_CHUNKED:
         return cuda_chunked_scratch(&asked, parameters);

@@ -10,8 +10,9 @@
  *
  *   fused    EXL2, up to dq_rows rows (auto: wherever it is the faster one): straight from the packed codes, in registers. On
  *            compute capability 9.0 many rows go through linear_wgmma.cu, which needs no dequant buffer at any max_dq_size
- *            and also takes over where chunks would be too small for cuBLAS; few rows, and other devices, through
- *            linear_few.cu, LINEAR_MAX_FUSED_ROWS rows at a time (one row is gathered by the kernel itself).
+ *            and also takes over where chunks would be too small for cuBLAS; few rows, other devices, and matrices that
+ *            dq_mode=gated may not expand, through linear_few.cu, LINEAR_MAX_FUSED_ROWS rows at a time (one row is
+ *            gathered by the kernel itself).
  *   chunked  EXL2, more rows: columns of W are expanded to fp16 in two buffers, of max_dq_size elements together, while
  *            cuBLAS multiplies the columns before them. linear_chunked.c.
  *   dots     dense, up to LINEAR_DENSE_ROWS rows: linear_dense.cu.
@@ -37,7 +38,13 @@ struct cuda_matrix {
     void *block;                   /* device: all of the above */
 };
 
-enum cuda_linear_path { CUDA_LINEAR_FUSED, CUDA_LINEAR_CHUNKED, CUDA_LINEAR_DOTS, CUDA_LINEAR_PRODUCT };
+enum cuda_linear_path {
+    CUDA_LINEAR_TILES,             /* fused, in linear_few.cu */
+    CUDA_LINEAR_WIDE,              /* fused, in linear_wgmma.cu */
+    CUDA_LINEAR_CHUNKED,
+    CUDA_LINEAR_DOTS,
+    CUDA_LINEAR_PRODUCT
+};
 
 /* What a decision hangs on. */
 struct cuda_linear_shape {
