@@ -1,8 +1,9 @@
 /*
- * Many rows of a decoder layer with fp16 activations: norm and MLP around products of EXL2 matrices that take x as fp16.
+ * Many rows of a decoder layer with fp16 activations: norm and MLP around products of matrices that take x as fp16, EXL2 or
+ * dense fp16.
  *
- * The products round x to fp16 in any case, and expect it in packed row order. Here the kernels before them leave it like
- * that, so x is written once, 2 bytes an element, and nothing is converted or gathered on its way:
+ * The products round x to fp16 in any case, and expect it in packed row order (dense: as it stands). Here the kernels before
+ * them leave it like that, so x is written once, 2 bytes an element, and nothing is converted or gathered on its way:
  *
  *     norm_linear   work = x [rows, in]                                    normed, in the order of the matrix at hand
  *     mlp           work = x [rows, in], gate and up [rows, inner]         act(gate) * up goes over gate, in down's order

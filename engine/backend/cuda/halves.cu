@@ -12,10 +12,11 @@ __device__ __forceinline__ float warp_sum(float value)
     return value;
 }
 
-/* Elements k .. k + 3 of a row to their places. */
+/* Elements k .. k + 3 of a row to their places; invperm NULL: they stay in order. */
 __device__ __forceinline__ void scatter(uint16_t *row, const uint16_t *invperm, uint32_t k, bool wgmma, const float (&v)[4])
 {
-    ushort4 to = *reinterpret_cast<const ushort4 *>(invperm + k);
+    ushort4 to = invperm ? *reinterpret_cast<const ushort4 *>(invperm + k)
+                         : make_ushort4((unsigned short)k, (unsigned short)(k + 1), (unsigned short)(k + 2), (unsigned short)(k + 3));
     if (wgmma)
         to = make_ushort4((unsigned short)wgmma_place(to.x), (unsigned short)wgmma_place(to.y),
                           (unsigned short)wgmma_place(to.z), (unsigned short)wgmma_place(to.w));

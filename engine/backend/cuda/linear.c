@@ -106,7 +106,9 @@ bool cuda_linear_takes_halves(const struct cuda_linear_shape *shape, const struc
 {
     enum cuda_linear_path path = cuda_linear_path(shape, parameters);
 
-    *order = path == CUDA_LINEAR_CHUNKED ? LINEAR_ROWS : LINEAR_WGMMA;
+    *order = path == CUDA_LINEAR_WIDE ? LINEAR_WGMMA : LINEAR_ROWS;
+    if (path == CUDA_LINEAR_PRODUCT)   /* rows of x are written 32 columns at a time */
+        return shape->dtype == DTYPE_F16 && shape->in_features % 32 == 0;
     return path == CUDA_LINEAR_CHUNKED || path == CUDA_LINEAR_WIDE;
 }
 
@@ -119,6 +121,8 @@ bool cuda_linear_gives_halves(const struct cuda_linear_shape *shape, const struc
         return false;
     if (order == LINEAR_WGMMA)
         return shape->out_features % 4 == 0;   /* it stores four at once */
+    if (!shape->is_exl2)
+        return !shape->has_bias;
     struct cuda_chunk_plan plan = cuda_chunk_plan(shape->in_features, shape->stored_out_features,
                                                   (size_t)parameters->count[PLIM_MAX_DQ_SIZE]);
     return plan.chunk_rows == shape->in_features && !shape->has_bias;

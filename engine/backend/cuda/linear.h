@@ -33,7 +33,7 @@ struct cuda_matrix {
     void *weight;                  /* dense: [out_features, in_features], device */
     float alpha;                   /* dense: prescale */
     float *bias;                   /* device, [out_features], or NULL */
-    uint64_t order_digest;         /* EXL2: of the permutation of rows; matrices that share it take the same x */
+    uint64_t order_digest;         /* of EXL2's permutation of rows; matrices that share it take the same x. Dense: 0 */
     size_t stored_bytes;           /* codes and scales, or dense weights: what one pass reads */
     void *block;                   /* device: all of the above */
 };

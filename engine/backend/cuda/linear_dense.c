@@ -9,12 +9,12 @@
 #include "linear.h"
 #include "plimsoll/units.h"
 
-/* Bytes of x in the weights' type. */
+/* Bytes of x in the weights' type, where it has to be made. */
 static size_t converted_bytes(const struct cuda_linear_shape *shape)
 {
     size_t elements = shape->rows * shape->in_features;
 
-    if (shape->dtype == DTYPE_F32)
+    if (shape->dtype == DTYPE_F32 || shape->x_ready)
         return 0;
     return plim_round_up(elements * sizeof(uint16_t), CUDA_LINEAR_ALIGN) * (shape->dtype == DTYPE_BF16 ? 2 : 1);
 }
@@ -55,10 +55,11 @@ static int product(const struct cuda_linear_call *call, const struct cuda_blas *
 {
     const struct cuda_linear_shape *shape = &call->shape;
     int in = (int)shape->in_features, out = (int)shape->out_features;
+    void *y = call->y_half ? (void *)call->y_half : (void *)call->y;
 
     return cuda_blas_check(blas->gemm_ex(blas->handle, CUBLAS_OP_T, CUBLAS_OP_N, out, (int)shape->rows, in,
                                          &call->matrix->alpha, call->matrix->weight, type, in, x, type, in, &beta,
-                                         call->y, CUDA_R_32F, out, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+                                         y, call->y_half ? CUDA_R_16F : CUDA_R_32F, out, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
                            "cublasGemmEx of dense weights", err);
 }
 
@@ -79,6 +80,8 @@ static int multiply(const struct cuda_linear_call *call, char *workspace, struct
     case DTYPE_F32:
         return product(call, blas, call->x, CUDA_R_32F, beta, err);
     case DTYPE_F16:
+        if (shape->x_ready)
+            return product(call, blas, call->x_half, CUDA_R_16F, beta, err);
         if (cuda_check(linear_halve(call->x, elements, high, cuda->overlap_launches, cuda->stream),
                        "converting activations", err) < 0)
             return -1;
