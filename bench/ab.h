@@ -33,7 +33,7 @@ enum ab_stage { AB_SCREEN, AB_CONFIRM, AB_STAGES };
 enum ab_control { AB_CONTROL_DELAY, AB_CONTROL_PAGE, AB_CONTROLS };
 
 struct ab_options {
-    const char *case_pattern;        /* as for runs; NULL: all */
+    struct case_patterns cases;      /* those to run */
     const char *models_directory;
     const char *metric;              /* the timing to judge; NULL: the headline of each case */
     int repeats;                     /* within a process; 0: as the suite says, more in short ones (ab_repeats) */

@@ -108,14 +108,14 @@ static int prepare(struct run *run, const struct suite *suite, const struct exec
                    struct plim_err *err)
 {
     struct ab_report *report = run->report;
-    size_t selected = runner_count(suite, run->options->case_pattern);
+    size_t selected = case_patterns_count(&run->options->cases, suite);
 
     report->cases = heap_calloc(selected + AB_CONTROLS, sizeof *report->cases, err);
     run->order = heap_calloc(selected + AB_CONTROLS, sizeof *run->order, err);
     if (!report->cases || !run->order || set_names(report->results, suite, run->options, err) < 0)
         return -1;
     for (size_t i = 0; i < suite->case_count; i++) {
-        if (!runner_selects(&suite->cases[i], run->options->case_pattern))
+        if (!case_patterns_match(&run->options->cases, &suite->cases[i]))
             continue;
         if (add_case(report, report->case_count, suite, &suite->cases[i], report->results, err) < 0)
             return -1;

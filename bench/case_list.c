@@ -74,7 +74,7 @@ char *case_list_format(const struct suite *suite, const struct run_options *opti
         goto out;
     }
     for (size_t i = 0; i < suite->case_count && rc == 0; i++)
-        if (runner_selects(&suite->cases[i], options->case_pattern))
+        if (case_patterns_match(&options->cases, &suite->cases[i]))
             rc = list_case(cases, suite, &suite->cases[i], options, err);
     if (rc == 0 && !(text = cJSON_Print(root)))
         plim_err_set(err, PLIM_ERR_MEMORY, "out of memory");

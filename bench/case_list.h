@@ -15,7 +15,7 @@
 #include "runner.h"
 #include "suite.h"
 
-/* Of `options`, case_pattern, models_directory and repeats are used. The text is the caller's, free(); NULL on failure. */
+/* Of `options`, cases, models_directory and repeats are used. The text is the caller's, free(); NULL on failure. */
 char *case_list_format(const struct suite *suite, const struct run_options *options, struct plim_err *err);
 
 #endif

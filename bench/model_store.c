@@ -36,10 +36,10 @@ static bool is_model(const char *directory, struct plim_err *err)
     return there;
 }
 
-static bool is_needed(const struct suite *suite, size_t model, const char *case_pattern)
+static bool is_needed(const struct suite *suite, size_t model, const struct case_patterns *cases)
 {
     for (size_t i = 0; i < suite->case_count; i++)
-        if (suite->cases[i].model == model && runner_selects(&suite->cases[i], case_pattern))
+        if (suite->cases[i].model == model && case_patterns_match(cases, &suite->cases[i]))
             return true;
     return false;
 }
@@ -137,7 +137,7 @@ static int make(const struct suite_model *model, const char *path, const char *p
     return run_make(argv, model->name, log, err);
 }
 
-int model_store_prepare(const struct suite *suite, const char *case_pattern, const char *models_directory,
+int model_store_prepare(const struct suite *suite, const struct case_patterns *cases, const char *models_directory,
                         const char *program, FILE *log, struct plim_err *err)
 {
     /* First whether all can be had, then the work. */
@@ -147,7 +147,7 @@ int model_store_prepare(const struct suite *suite, const char *case_pattern, con
             char *path;
             int rc = 0;
 
-            if (!is_needed(suite, i, case_pattern))
+            if (!is_needed(suite, i, cases))
                 continue;
             path = model_store_path(model, models_directory, err);
             if (!path)

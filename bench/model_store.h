@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "case_patterns.h"
 #include "suite.h"
 
 /* The models directory: `given` if not NULL, else $PLIMSOLL_MODELS, else "models". */
@@ -22,7 +23,7 @@ char *model_store_path(const struct suite_model *model, const char *models_direc
  * `log` (NULL: nowhere). A model that cannot be made is an error (kind input) that says how to get it; it comes before
  * anything is made.
  */
-int model_store_prepare(const struct suite *suite, const char *case_pattern, const char *models_directory,
+int model_store_prepare(const struct suite *suite, const struct case_patterns *cases, const char *models_directory,
                         const char *program, FILE *log, struct plim_err *err);
 
 #endif

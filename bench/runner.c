@@ -1,6 +1,5 @@
 #include "runner.h"
 
-#include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -12,20 +11,6 @@
 #include "plimsoll/clock.h"
 #include "plimsoll/progress.h"
 #include "plimsoll/units.h"
-
-bool runner_selects(const struct suite_case *c, const char *pattern)
-{
-    return !pattern || fnmatch(pattern, c->id, 0) == 0;
-}
-
-size_t runner_count(const struct suite *suite, const char *pattern)
-{
-    size_t count = 0;
-
-    for (size_t i = 0; i < suite->case_count; i++)
-        count += runner_selects(&suite->cases[i], pattern);
-    return count;
-}
 
 bool runner_expects(const struct suite *suite, const struct result_case *c)
 {
@@ -65,7 +50,7 @@ static bool wants_yardsticks(const struct suite *suite, const struct run_options
     bool timed = options->force_yardsticks;
 
     for (size_t i = 0; i < suite->case_count && !timed; i++)
-        timed = runner_selects(&suite->cases[i], options->case_pattern) && suite->cases[i].workload->timed;
+        timed = case_patterns_match(&options->cases, &suite->cases[i]) && suite->cases[i].workload->timed;
     return timed;
 }
 
@@ -296,7 +281,7 @@ static int save(struct run *run, bool synced, struct plim_err *err)
 
 static bool is_due(const struct run *run, const struct suite_case *c)
 {
-    return runner_selects(c, run->options->case_pattern) && !result_find_case(run->result, c->id);
+    return case_patterns_match(&run->options->cases, c) && !result_find_case(run->result, c->id);
 }
 
 static void start_progress(struct run *run)
@@ -309,7 +294,7 @@ static void start_progress(struct run *run)
             runs += runs_of(run, &run->suite->cases[i]);
             due++;
         }
-    run->case_count = runner_count(run->suite, run->options->case_pattern);
+    run->case_count = case_patterns_count(&run->options->cases, run->suite);
     run->cases_done = run->case_count - due;
     plim_progress_start(&run->progress, run->options->progress, run->suite->name, "runs", runs);
 }

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
+#include "case_patterns.h"
 #include "executor.h"
 #include "plimsoll/err.h"
 #include "result.h"
@@ -18,17 +19,13 @@
 struct run_options {
     const char *output;             /* the result file; NULL: only in memory */
     const char *resume;             /* a result of this suite to continue; NULL: start anew */
-    const char *case_pattern;       /* fnmatch pattern for case ids; NULL: all */
+    struct case_patterns cases;     /* those to run */
     const char *models_directory;   /* where the suite's models are */
     int repeats;                    /* 0: as the suite says */
     const char *trace_directory;    /* exists; each case leaves its memory trace there; NULL: none */
     bool force_yardsticks;          /* also when the suite has nothing to time */
     FILE *progress;                 /* bar or lines; NULL: silent */
 };
-
-/* How many cases of the suite `pattern` (NULL: all) selects. */
-size_t runner_count(const struct suite *suite, const char *pattern);
-bool runner_selects(const struct suite_case *c, const char *pattern);
 
 /*
  * Runs. `result` is empty before, and holds what was measured so far after a failure too: an interrupt

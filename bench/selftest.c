@@ -70,7 +70,7 @@ static int run_sabotaged(void *context, const struct case_request *request, cons
 struct trial {
     const struct selftest_options *options;
     const struct suite *suite;
-    const char *case_pattern;
+    struct case_patterns cases;
     const struct plant *plant;
     const struct ab_watch *watch;
     struct executor machine;
@@ -125,10 +125,10 @@ static void count_trial(struct selftest_row *row, const struct ab_report *report
 /* Which case is planted in: another one in each trial. */
 static const char *planted_id(const struct trial *trial)
 {
-    size_t selected = runner_count(trial->suite, trial->case_pattern), skip = trial->number % selected;
+    size_t selected = case_patterns_count(&trial->cases, trial->suite), skip = trial->number % selected;
 
     for (size_t i = 0; i < trial->suite->case_count; i++)
-        if (runner_selects(&trial->suite->cases[i], trial->case_pattern) && skip-- == 0)
+        if (case_patterns_match(&trial->cases, &trial->suite->cases[i]) && skip-- == 0)
             return trial->suite->cases[i].id;
     return "";
 }
@@ -141,7 +141,7 @@ static int run_trial(const struct trial *trial, struct selftest_row *row, struct
     struct executor sides[AB_SIDES];
     struct ab_options options = { .rules = ab_rules_default(), .seed = trial->options->seed + trial->number,
                                   .watch = trial->watch, .control = trial->machine,
-                                  .case_pattern = trial->case_pattern,
+                                  .cases = trial->cases,
                                   .models_directory = trial->options->models_directory };
     struct ab_report report;
     int rc;
@@ -191,7 +191,7 @@ static int run_simulated(const struct selftest_options *options, const struct su
              (unsigned long long)plant->extra_bytes);
     plim_progress_start(&progress, options->progress, title, "trials", options->trials);
     for (size_t i = 0; i < options->trials && rc == 0; i++) {
-        struct trial trial = { options, suite, NULL, plant, NULL, simulated_executor(&simulated), i };
+        struct trial trial = { options, suite, { .count = 0 }, plant, NULL, simulated_executor(&simulated), i };
 
         if (model)
             noise_start(&simulated.noise, model, options->seed, i);
@@ -265,7 +265,7 @@ static int record(const struct selftest_options *options, const struct suite *su
     double middle;
     int repeats, rc;
 
-    while (!runner_selects(c, options->case_pattern))
+    while (!case_patterns_match(&options->real_cases, c))
         c++;
     rc = record_one(suite, c, machine, options, 0, &middle, err);
     repeats = ab_repeats(c, plim_now_ns() - start_ns);
@@ -307,7 +307,7 @@ static int run_real(const struct selftest_options *options, const struct suite *
     plim_progress_start(&progress, options->progress, "this machine", "trials", 0);
     for (size_t i = 0; rc == 0 && i < options->machine_trials && !is_over(budget, 1); i++)
         for (size_t k = 0; k < PLANTS && rc == 0 && !is_over(budget, 1); k++) {
-            struct trial trial = { options, suite, options->case_pattern, &plants[k], &watch, *machine, i };
+            struct trial trial = { options, suite, options->real_cases, &plants[k], &watch, *machine, i };
 
             if (!rows[k])
                 continue;

@@ -24,7 +24,7 @@ struct selftest_options {
     size_t machine_cases;        /* spins, unless there is a suite */
     double time_s;               /* for recording it, replaying that and real trials; 0: no limit */
     const struct suite *suite;   /* real cases for real trials; NULL: spins */
-    const char *case_pattern;    /* of the suite's; NULL: all */
+    struct case_patterns real_cases;   /* of the suite */
     const char *models_directory;
     bool brief;                  /* only nothing, 5%, 10% and a page */
     FILE *progress;              /* NULL: silent */

@@ -40,7 +40,7 @@ static const struct argp_option options[] = {
     { "a", OPTION_A, "BUILD", 0, "The build to compare with: a plimsoll program, a build directory, or a git revision",
       0 },
     { "b", OPTION_B, "BUILD", 0, "The build to judge, likewise", 0 },
-    { "case", 'c', "PATTERN", 0, "Only cases whose id matches, such as 'tiny/*'", 0 },
+    { "case", 'c', "PATTERN", 0, "Only cases whose id matches, such as 'tiny/*'; may be given again", 0 },
     { "budget-s", OPTION_BUDGET, "SECONDS", 0, "Time for all of it, if it takes that long to be sure (default: 60 for each case)", 0 },
     { "metric", OPTION_METRIC, "NAME", 0, "Judge this timing (default: the speed of each case's workload)", 0 },
     { "repeats", OPTION_REPEATS, "N", 0, "Repeats within each process, whose median counts (default: the suite's, more in short ones)", 0 },
@@ -116,7 +116,8 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
         a->builds[AB_B] = text;
         return 0;
     case 'c':
-        a->run.case_pattern = text;
+        if (!case_patterns_add(&a->run.cases, text))
+            argp_error(state, "more than %d times --case", CASE_PATTERN_LIMIT);
         return 0;
     case OPTION_BUDGET:
         a->run.budget_ns = (uint64_t)(1e9 * parse_number("budget-s", text, 0.001, 1e6, state));
@@ -236,10 +237,7 @@ static int select_suite(const struct arguments *a, struct suite *suite, struct p
 {
     if (suite_read(suite, a->suite, err) < 0)
         return -1;
-    if (runner_count(suite, a->run.case_pattern) == 0)
-        return plim_err_input(err, "no case of suite %s matches \"%s\"; `plimsoll run %s --list` shows their ids",
-                              suite->name, a->run.case_pattern, a->suite);
-    return 0;
+    return case_patterns_check(&a->run.cases, suite, err);
 }
 
 static int run(struct arguments *a, struct plim_err *err)
@@ -272,7 +270,7 @@ static int run(struct arguments *a, struct plim_err *err)
     }
     a->run.watch = &watch;
     a->run.progress = log;
-    if (model_store_prepare(&suite, a->run.case_pattern, a->run.models_directory, self, log, err) < 0 ||
+    if (model_store_prepare(&suite, &a->run.cases, a->run.models_directory, self, log, err) < 0 ||
         warn_unlike(sides, log, err) < 0 || ab_run(&suite, sides, &a->run, &report, err) < 0 ||
         keep_results(a, &report, err) < 0)
         goto out;

@@ -31,7 +31,7 @@ struct arguments {
 
 static const struct argp_option options[] = {
     { "output", 'o', "FILE", 0, "Where the result goes (default: results/SUITE.json)", 0 },
-    { "case", 'c', "PATTERN", 0, "Run only cases whose id matches, such as 'tiny/*'", 0 },
+    { "case", 'c', "PATTERN", 0, "Run only cases whose id matches, such as 'tiny/*'; may be given again", 0 },
     { "set", OPTION_SET, "NAME=VALUE", 0, "Set a parameter or a workload's argument in every case", 0 },
     { "repeats", OPTION_REPEATS, "N", 0, "Repeat each case so often", 0 },
     { "models", OPTION_MODELS, "DIR", 0, "Where models are, and are made (default: $PLIMSOLL_MODELS or models)", 0 },
@@ -64,7 +64,8 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
         a->run.output = text;
         return 0;
     case 'c':
-        a->run.case_pattern = text;
+        if (!case_patterns_add(&a->run.cases, text))
+            argp_error(state, "more than %d times --case", CASE_PATTERN_LIMIT);
         return 0;
     case 'q':
         a->quiet = true;
@@ -125,12 +126,12 @@ static int apply_sets(const struct arguments *a, struct suite *suite, struct pli
 }
 
 /* Said once, before models are made, and not by each case. */
-static int check_available(const struct suite *suite, const char *pattern, struct plim_err *err)
+static int check_available(const struct suite *suite, const struct case_patterns *cases, struct plim_err *err)
 {
     for (size_t i = 0; i < suite->case_count; i++) {
         const struct suite_case *c = &suite->cases[i];
 
-        if (runner_selects(c, pattern) && plim_parameters_available(&c->parameters, err) < 0)
+        if (case_patterns_match(cases, c) && plim_parameters_available(&c->parameters, err) < 0)
             return plim_err_wrap(err, "%s", c->id);
     }
     return 0;
@@ -148,7 +149,7 @@ static int list_cases(const struct arguments *a, const struct suite *suite, stru
         return text ? 0 : -1;
     }
     for (size_t i = 0; i < suite->case_count; i++)
-        if (runner_selects(&suite->cases[i], a->run.case_pattern))
+        if (case_patterns_match(&a->run.cases, &suite->cases[i]))
             puts(suite->cases[i].id);
     return 0;
 }
@@ -215,20 +216,18 @@ static int run(struct arguments *a, struct plim_err *err)
     FILE *log = a->quiet ? NULL : stderr;
     int status = -1, rc;
 
-    if (suite_read(&suite, a->suite, err) < 0 || apply_sets(a, &suite, err) < 0)
+    if (suite_read(&suite, a->suite, err) < 0 || apply_sets(a, &suite, err) < 0 ||
+        case_patterns_check(&a->run.cases, &suite, err) < 0)
         goto out;
-    if (runner_count(&suite, a->run.case_pattern) == 0) {
-        plim_err_input(err, "no case of suite %s matches \"%s\"; --list shows their ids", suite.name, a->run.case_pattern);
-        goto out;
-    }
     a->run.models_directory = model_store_directory(a->models);
     if (a->list) {
         status = list_cases(a, &suite, err);
         goto out;
     }
     a->run.progress = log;
-    if (check_available(&suite, a->run.case_pattern, err) < 0 || interrupt_install(err) < 0 || !(processes.program = program = plim_self_path(err)) ||
-        model_store_prepare(&suite, a->run.case_pattern, a->run.models_directory, program, log, err) < 0 ||
+    if (check_available(&suite, &a->run.cases, err) < 0 || interrupt_install(err) < 0 ||
+        !(processes.program = program = plim_self_path(err)) ||
+        model_store_prepare(&suite, &a->run.cases, a->run.models_directory, program, log, err) < 0 ||
         !(a->run.output = output = prepare_output(a, &suite, err)) ||
         (a->trace && !(a->run.trace_directory = traces = prepare_traces(output, err))))
         goto out;

@@ -92,7 +92,8 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
         a->suite = text;
         return 0;
     case OPTION_CASE:
-        a->run.case_pattern = text;
+        if (!case_patterns_add(&a->run.real_cases, text))
+            argp_error(state, "more than %d times --case", CASE_PATTERN_LIMIT);
         return 0;
     case OPTION_MODELS:
         a->models = text;
@@ -113,7 +114,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
             argp_error(state, "what is to be tested? There is: gate");
         if (!a->machine && (a->run.time_s > 0 || a->suite))
             argp_error(state, "--time-s and --suite go with --machine");
-        if (a->run.case_pattern && !a->suite)
+        if (a->run.real_cases.count && !a->suite)
             argp_error(state, "--case goes with --suite");
         fill_defaults(a);
         return 0;
@@ -142,11 +143,11 @@ static int read_suite(struct arguments *a, struct suite *suite, const char *self
         return 0;
     if (suite_read(suite, a->suite, err) < 0)
         return -1;
-    if (runner_count(suite, a->run.case_pattern) == 0)
-        return plim_err_input(err, "no case of suite %s matches \"%s\"", suite->name, a->run.case_pattern);
+    if (case_patterns_check(&a->run.real_cases, suite, err) < 0)
+        return -1;
     a->run.suite = suite;
     a->run.models_directory = model_store_directory(a->models);
-    return model_store_prepare(suite, a->run.case_pattern, a->run.models_directory, self, a->run.progress, err);
+    return model_store_prepare(suite, &a->run.real_cases, a->run.models_directory, self, a->run.progress, err);
 }
 
 static int run(struct arguments *a, struct plim_err *err)

@@ -482,7 +482,7 @@ Test(ab, a_tiny_budget_still_measures_exact_metrics_twice)
 
 Test(ab, only_the_chosen_cases_run)
 {
-    options.case_pattern = "[ab]";
+    options.cases = (struct case_patterns){ { "a", "b" }, 2 };
     run();
     cr_expect_eq(report.case_count, 2);
     cr_expect_eq(report.results[AB_A].case_count, 2);

@@ -217,7 +217,7 @@ Test(runner, patterns_and_repeats_are_obeyed)
     struct result result;
     struct plim_err err = PLIM_ERR_INIT;
 
-    cr_assert_eq(run(&mock, (struct run_options){ .case_pattern = "m/*", .repeats = 9 }, &result, &err), 0);
+    cr_assert_eq(run(&mock, (struct run_options){ .cases = { { "m/*" }, 1 }, .repeats = 9 }, &result, &err), 0);
     cr_assert_eq(mock.runs, 3);
     cr_expect_eq(mock.repeats[2], 9);
     cr_expect_str_eq(mock.model_directory, "models/m");
@@ -225,9 +225,25 @@ Test(runner, patterns_and_repeats_are_obeyed)
     result_release(&result);
 
     mock = (struct mock){ 0 };
-    cr_assert_eq(run(&mock, (struct run_options){ .case_pattern = "n" }, &result, &err), 0);
+    cr_assert_eq(run(&mock, (struct run_options){ .cases = { { "n" }, 1 } }, &result, &err), 0);
     cr_expect(!mock.yardsticks, "nothing is timed");
     result_release(&result);
+
+    mock = (struct mock){ 0 };
+    cr_assert_eq(run(&mock, (struct run_options){ .cases = { { "n", "m/*" }, 2 } }, &result, &err), 0);
+    cr_expect_eq(result.case_count, suite.case_count, "every pattern counts");
+    cr_expect(result.complete);
+    result_release(&result);
+}
+
+Test(runner, a_pattern_that_matches_nothing_is_refused)
+{
+    struct case_patterns patterns = { { "n", "x*" }, 2 };
+    struct plim_err err = PLIM_ERR_INIT;
+
+    cr_assert_eq(case_patterns_check(&patterns, &suite, &err), -1);
+    cr_expect_eq(err.kind, PLIM_ERR_INPUT);
+    cr_expect_not_null(strstr(err.message, "\"x*\""), "%s", err.message);
 }
 
 /* The limit on a file's size stands for the disk: the write fails half-way with an error, as on a full one. */
