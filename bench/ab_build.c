@@ -1,12 +1,15 @@
 #include "ab_build.h"
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "command.h"
+#include "directory.h"
 #include "heap.h"
 #include "plimsoll/file.h"
 
@@ -48,10 +51,14 @@ static char *from_directory(const char *directory, struct plim_err *err)
 
 /* ---- git revisions ---- */
 
+#define SOURCE "source-"     /* and the number of the process that builds: two may build the same */
+#define OBJECTS "objects-"
+
 struct revision {
     char *root;        /* of the repository */
     char *commit;
-    char *directory;   /* in the cache */
+    char *cache;
+    char *directory;   /* in the cache; locked by those who build in it */
     char *source;      /* the private worktree */
     char *objects;     /* the build directory */
     char *program;     /* what is kept */
@@ -61,6 +68,7 @@ static void revision_release(struct revision *r)
 {
     free(r->root);
     free(r->commit);
+    free(r->cache);
     free(r->directory);
     free(r->source);
     free(r->objects);
@@ -82,28 +90,27 @@ static char *cache_directory(struct plim_err *err)
 static int find_revision(struct revision *r, const char *name, struct plim_err *err)
 {
     struct plim_err unknown = PLIM_ERR_INIT;
-    char *spec = heap_printf(err, "%s^{commit}", name), *cache = NULL;
+    char *spec = heap_printf(err, "%s^{commit}", name);
     const char *const root_argv[] = { "git", "rev-parse", "--show-toplevel", NULL };
     const char *const commit_argv[] = { "git", "rev-parse", "--verify", "--quiet", "--end-of-options", spec, NULL };
     int rc = -1;
 
-    if (!spec || !(cache = cache_directory(err)))
+    if (!spec || !(r->cache = cache_directory(err)))
         goto out;
     if (!(r->root = command_output(root_argv, NULL, &unknown)) ||
         !(r->commit = command_output(commit_argv, NULL, &unknown))) {
         plim_err_input(err, "\"%s\" is no plimsoll program, no build directory and no git revision here", name);
         goto out;
     }
-    if (!(r->directory = heap_printf(err, "%s/%s", cache, r->commit)) ||
-        !(r->source = heap_printf(err, "%s/source-%d", r->directory, (int)getpid())) ||
-        !(r->objects = heap_printf(err, "%s/objects-%d", r->directory, (int)getpid())) ||
+    if (!(r->directory = heap_printf(err, "%s/%s", r->cache, r->commit)) ||
+        !(r->source = heap_printf(err, "%s/" SOURCE "%d", r->directory, (int)getpid())) ||
+        !(r->objects = heap_printf(err, "%s/" OBJECTS "%d", r->directory, (int)getpid())) ||
         !(r->program = heap_printf(err, "%s/plimsoll", r->directory)))
         goto out;
     rc = 0;
 
 out:
     free(spec);
-    free(cache);
     return rc;
 }
 
@@ -114,15 +121,14 @@ static int compile(const struct revision *r, FILE *log, struct plim_err *err)
                                      "--quiet", "--detach", r->source, r->commit,  NULL };
     const char *const configure[] = { "cmake", "-S", r->source, "-B", r->objects, "-DCMAKE_BUILD_TYPE=Release",
                                       "-DBUILD_TESTING=OFF", NULL };
-    const char *const build[] = { "cmake", "--build", r->objects, "--target", "plimsoll", "--parallel", jobs, NULL };
+    const char *const make[] = { "cmake", "--build", r->objects, "--target", "plimsoll", "--parallel", jobs, NULL };
     char *made = NULL;
     int rc = -1;
 
     snprintf(jobs, sizeof jobs, "%ld", sysconf(_SC_NPROCESSORS_ONLN));
     if (log)
         fprintf(log, "building %.12s in %s\n", r->commit, r->directory);
-    if (plim_make_directories(r->directory, err) < 0 || command_run(checkout, log, err) < 0 ||
-        command_run(configure, log, err) < 0 || command_run(build, log, err) < 0)
+    if (command_run(checkout, log, err) < 0 || command_run(configure, log, err) < 0 || command_run(make, log, err) < 0)
         goto out;
     made = from_directory(r->objects, err);
     /* The rename is what makes it known, so that a build that was cut short is never used. */
@@ -134,16 +140,82 @@ out:
     return rc < 0 ? plim_err_wrap(err, "building %.12s", r->commit) : 0;
 }
 
-/* Whatever happened: no worktree that git remembers, no gigabytes of objects. Failures here change nothing. */
-static void clean(const struct revision *r)
+/*
+ * No worktree that git remembers, no gigabytes of objects. Git finds the repository from the worktree itself. A compiler may
+ * write a last file after its build was stopped.
+ */
+static void remove_build(const char *source, const char *objects)
 {
-    struct plim_err ignored = PLIM_ERR_INIT;
-    const char *const forget[] = { "git", "-C", r->root, "worktree", "remove", "--force", r->source, NULL };
-    const char *const erase[] = { "rm", "-rf", "--", r->source, r->objects, NULL };
+    const char *const forget[] = { "git", "-C", source, "worktree", "remove", "--force", source, NULL };
 
-    if (is_directory(r->source))
-        command_run(forget, NULL, &ignored);
-    command_run(erase, NULL, &ignored);
+    if (is_directory(source))
+        command_clear_up(forget);
+    for (int attempt = 0; attempt < 10 && (is_directory(source) || is_directory(objects)); attempt++) {
+        if (attempt)
+            usleep(100000);
+        directory_remove(source);
+        directory_remove(objects);
+    }
+}
+
+static void sweep_entry(const char *directory, const char *name)
+{
+    struct plim_err unsaid = PLIM_ERR_INIT;
+    bool source = strncmp(name, SOURCE, strlen(SOURCE)) == 0, objects = strncmp(name, OBJECTS, strlen(OBJECTS)) == 0;
+    char *path = source || objects ? heap_printf(&unsaid, "%s/%s", directory, name) : NULL;
+
+    if (path)
+        remove_build(source ? path : "", objects ? path : "");
+    free(path);
+}
+
+static void sweep_directory(const char *directory)
+{
+    int lock = directory_lock(directory, LOCK_EX | LOCK_NB);
+    DIR *entries = lock >= 0 ? opendir(directory) : NULL;
+    const struct dirent *entry;
+
+    while (entries && (entry = readdir(entries)))
+        sweep_entry(directory, entry->d_name);
+    if (entries)
+        closedir(entries);
+    if (lock >= 0)
+        close(lock);
+}
+
+/* What builds left that were killed before they could clear up. */
+static void sweep(const char *cache)
+{
+    struct plim_err unsaid = PLIM_ERR_INIT;
+    DIR *entries = opendir(cache);
+    const struct dirent *entry;
+
+    while (entries && (entry = readdir(entries))) {
+        char *path = entry->d_name[0] != '.' ? heap_printf(&unsaid, "%s/%s", cache, entry->d_name) : NULL;
+
+        if (path)
+            sweep_directory(path);
+        free(path);
+    }
+    if (entries)
+        closedir(entries);
+}
+
+static int build(const struct revision *r, FILE *log, struct plim_err *err)
+{
+    int lock, rc;
+
+    sweep(r->cache);
+    if (plim_make_directories(r->directory, err) < 0)
+        return -1;
+    lock = directory_lock(r->directory, LOCK_SH);
+    rc = compile(r, log, err);
+    remove_build(r->source, r->objects);
+    if (lock >= 0)
+        close(lock);
+    if (rc < 0)
+        rmdir(r->directory);   /* unless somebody else has a build in it */
+    return rc;
 }
 
 static char *from_revision(const char *name, FILE *log, struct plim_err *err)
@@ -153,13 +225,8 @@ static char *from_revision(const char *name, FILE *log, struct plim_err *err)
 
     if (find_revision(&r, name, err) < 0)
         goto out;
-    if (!is_program(r.program)) {
-        int rc = compile(&r, log, err);
-
-        clean(&r);
-        if (rc < 0)
-            goto out;
-    }
+    if (!is_program(r.program) && build(&r, log, err) < 0)
+        goto out;
     program = absolute(r.program, err);
 
 out:

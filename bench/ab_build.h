@@ -14,7 +14,8 @@
  *   - a build directory with a program `plimsoll` in it,
  *   - a git revision of the repository that the current directory belongs to. It is built for release, in a worktree
  *     that nobody else uses and that is removed again; the program is kept in $XDG_CACHE_HOME/plimsoll/builds/COMMIT (or
- *     ~/.cache/...), and found there the next time.
+ *     ~/.cache/...), and found there the next time. An interrupt leaves nothing of it; what a killed build left is removed
+ *     by the next one.
  *
  * What building says goes to `log` (NULL: nowhere).
  */

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 
 #define ARGUMENT_LIMIT 30
 #define LAST_WORDS 400
+#define STOPPING_NS ((uint64_t)3 * 1000000000)   /* a build stops its compilers, git removes what it was making */
 
 struct capture {
     struct plim_process process;
@@ -20,6 +22,7 @@ struct capture {
     char *output;                     /* what standard output said so far */
     size_t output_bytes;
     bool log_output;
+    bool deaf;                        /* to interrupts */
     char last_words[LAST_WORDS + 1];  /* the last that either stream said */
 };
 
@@ -67,11 +70,11 @@ static int listen_to(struct capture *c, struct plim_err *err)
     while (output || errors) {
         struct pollfd fds[3] = { { .fd = output ? c->process.from_child : -1, .events = POLLIN },
                                  { .fd = errors ? c->process.errors_of_child : -1, .events = POLLIN },
-                                 { .fd = interrupt_fd(), .events = POLLIN } };
+                                 { .fd = c->deaf ? -1 : interrupt_fd(), .events = POLLIN } };
 
         if (poll(fds, 3, -1) < 0 && errno != EINTR)
             return plim_err_errno(err, "waiting for a program");
-        if (interrupt_requested())
+        if (!c->deaf && interrupt_requested())
             return plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted");
         if (fds[0].revents && (output = take(c, c->process.from_child, true, err)) < 0)
             return -1;
@@ -79,6 +82,12 @@ static int listen_to(struct capture *c, struct plim_err *err)
             return -1;
     }
     return 0;
+}
+
+static void stop(struct plim_process *process)
+{
+    plim_process_signal(process, SIGTERM);
+    plim_process_ended_within(process, STOPPING_NS);
 }
 
 static int run(struct capture *c, const char *const *argv, struct plim_err *err)
@@ -90,8 +99,13 @@ static int run(struct capture *c, const char *const *argv, struct plim_err *err)
 
     for (; argv[count] && count < ARGUMENT_LIMIT; count++)
         full[count + 1] = argv[count];
-    if (plim_process_start(&c->process, &options, err) < 0 || listen_to(c, err) < 0 ||
-        plim_process_wait(&c->process, &exit, err) < 0)
+    if (plim_process_start(&c->process, &options, err) < 0)
+        return -1;
+    if (listen_to(c, err) < 0) {
+        stop(&c->process);
+        return -1;
+    }
+    if (plim_process_wait(&c->process, &exit, err) < 0)
         return -1;
     if (exit.signaled || exit.status != 0) {
         c->last_words[strcspn(c->last_words, "\n")] = '\0';
@@ -124,4 +138,14 @@ int command_run(const char *const *argv, FILE *log, struct plim_err *err)
     plim_process_release(&c.process);
     free(c.output);
     return rc;
+}
+
+void command_clear_up(const char *const *argv)
+{
+    struct capture c = { .process = PLIM_PROCESS_INIT, .deaf = true };
+    struct plim_err ignored = PLIM_ERR_INIT;
+
+    run(&c, argv, &ignored);
+    plim_process_release(&c.process);
+    free(c.output);
 }

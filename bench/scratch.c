@@ -2,13 +2,13 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "directory.h"
 #include "heap.h"
 
 #define PREFIX "plimsoll-scratch-"
@@ -17,32 +17,6 @@ static const char *temporary_directory(void)
 {
     const char *below = getenv("TMPDIR");
     return below && *below == '/' ? below : "/tmp";
-}
-
-static int remove_one(const char *path, const struct stat *status, int type, struct FTW *walk)
-{
-    (void)status;
-    (void)type;
-    (void)walk;
-    remove(path);
-    return 0;   /* what stays is in the way of nobody */
-}
-
-static void remove_tree(const char *path)
-{
-    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-}
-
-/* The lock says that somebody uses the directory. Whoever dies lets go of it, whatever killed him. */
-static int lock_directory(const char *path, int how)
-{
-    int lock = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-
-    if (lock >= 0 && flock(lock, how) < 0) {
-        close(lock);
-        lock = -1;
-    }
-    return lock;
 }
 
 static int make_directory(struct scratch *scratch, struct plim_err *err)
@@ -56,7 +30,7 @@ static int make_directory(struct scratch *scratch, struct plim_err *err)
         scratch->path = NULL;
         return -1;
     }
-    scratch->lock = lock_directory(scratch->path, LOCK_EX);
+    scratch->lock = directory_lock(scratch->path, LOCK_EX);
     return 0;
 }
 
@@ -84,7 +58,7 @@ void scratch_close(struct scratch *scratch)
         close(scratch->home);
     }
     if (scratch->path)
-        remove_tree(scratch->path);
+        directory_remove(scratch->path);
     if (scratch->lock >= 0)
         close(scratch->lock);
     free(scratch->path);
@@ -93,11 +67,11 @@ void scratch_close(struct scratch *scratch)
 
 static void sweep_one(const char *path)
 {
-    int lock = lock_directory(path, LOCK_EX | LOCK_NB);
+    int lock = directory_lock(path, LOCK_EX | LOCK_NB);
 
     if (lock < 0)
         return;
-    remove_tree(path);
+    directory_remove(path);
     close(lock);
 }
 

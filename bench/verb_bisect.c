@@ -12,6 +12,7 @@
 #include "bisect.h"
 #include "command.h"
 #include "heap.h"
+#include "interrupt.h"
 #include "plimsoll/json.h"
 #include "plimsoll/process.h"
 #include "result.h"
@@ -334,7 +335,7 @@ static int bisect(struct arguments *a, struct plim_err *err)
     struct bisect_outcome outcome;
     int rc = -1;
 
-    if (!(s.self = plim_self_path(err)) || list_commits(&s, err) < 0 || look_at_ends(&s, err) < 0)
+    if (interrupt_install(err) < 0 || !(s.self = plim_self_path(err)) || list_commits(&s, err) < 0 || look_at_ends(&s, err) < 0)
         goto out;
     if (bisect_search(s.count, judge, &s, &outcome, err) < 0)
         goto out;

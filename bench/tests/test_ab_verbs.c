@@ -1,9 +1,11 @@
 /* The A/B verbs as programs: builds found and made, exit statuses. */
 
 #include <criterion/criterion.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "ab_build.h"
@@ -203,6 +205,96 @@ Test(ab_verbs, a_revision_is_built_once_in_private)
     free(worktrees);
     free(program);
     free(again);
+}
+
+/* A build that never ends, and says when it has begun. */
+static void make_endless_repository(void)
+{
+    char path[200];
+    struct plim_err err = PLIM_ERR_INIT;
+
+    snprintf(path, sizeof path, "%s/repository", directory);
+    cr_assert_eq(plim_make_directories(path, &err), 0);
+    write_file("repository/CMakeLists.txt",
+               "cmake_minimum_required(VERSION 3.20)\nproject(p NONE)\nadd_custom_target(plimsoll\n"
+               "  COMMAND sh -c \"touch half-made && touch ${CMAKE_SOURCE_DIR}/../../../../begun && sleep 60\" VERBATIM)\n");
+    in_repository("git init -q . && git add . && git -c user.name=t -c user.email=t@example.com commit -qm one");
+    in_repository("git -c user.name=t -c user.email=t@example.com commit -q --allow-empty -m two");
+    cr_assert_eq(chdir(path), 0);
+}
+
+/* Ends the program with a signal while it builds. */
+static void end_while_building(const char *arguments, int signal_number)
+{
+    char command[600], begun[200];
+    pid_t child;
+    int status;
+
+    snprintf(begun, sizeof begun, "%s/begun", directory);
+    snprintf(command, sizeof command, "exec '%s' %s >/dev/null 2>&1", PLIMSOLL_PROGRAM, arguments);
+    unlink(begun);
+    child = fork();
+    if (child == 0) {
+        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        _exit(127);
+    }
+    for (int tenths = 0; tenths < 600 && !plim_path_exists(begun); tenths++)
+        usleep(100000);
+    cr_assert(plim_path_exists(begun), "the build has not begun");
+    kill(child, signal_number);
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_expect(signal_number == SIGKILL ? WIFSIGNALED(status) : WIFEXITED(status) && WEXITSTATUS(status) != 0, "%x", status);
+}
+
+static size_t lines_of(const char *command)
+{
+    const char *const argv[] = { "sh", "-c", command, NULL };
+    struct plim_err err = PLIM_ERR_INIT;
+    char *text = command_output(argv, NULL, &err);
+    size_t lines = text && *text;
+
+    cr_assert_not_null(text, "%s", err.message);
+    for (const char *at = text; (at = strchr(at, '\n')); at++)
+        lines++;
+    free(text);
+    return lines;
+}
+
+Test(ab_verbs, an_interrupted_build_leaves_nothing)
+{
+    char arguments[400];
+
+    make_endless_repository();
+    snprintf(arguments, sizeof arguments, "ab --a HEAD --b HEAD~1 '%s'", suite);
+    end_while_building(arguments, SIGTERM);
+    cr_expect_eq(lines_of("git worktree list"), 1);
+    cr_expect_eq(lines_of("ls ../plimsoll/builds"), 0);
+
+    snprintf(arguments, sizeof arguments, "bisect --good HEAD~1 '%s' spin outcome", suite);
+    end_while_building(arguments, SIGINT);
+    cr_expect_eq(lines_of("git worktree list"), 1);
+    cr_expect_eq(lines_of("ls ../plimsoll/builds"), 0);
+}
+
+Test(ab_verbs, what_a_killed_build_left_is_removed_by_the_next)
+{
+    struct plim_err err = PLIM_ERR_INIT;
+    char arguments[400], *program;
+
+    make_endless_repository();
+    snprintf(arguments, sizeof arguments, "ab --a HEAD --b HEAD '%s'", suite);
+    end_while_building(arguments, SIGKILL);
+    cr_expect_eq(lines_of("git worktree list"), 2);
+
+    write_file("repository/CMakeLists.txt",
+               "cmake_minimum_required(VERSION 3.20)\nproject(p C)\nadd_executable(plimsoll main.c)\n");
+    write_file("repository/main.c", "int main(void) { return 7; }\n");
+    in_repository("git add . && git -c user.name=t -c user.email=t@example.com commit -qm three");
+    program = ab_build_resolve("HEAD", NULL, &err);
+    cr_assert_not_null(program, "%s", err.message);
+    cr_expect_eq(lines_of("git worktree list"), 1);
+    cr_expect_eq(lines_of("ls -d ../plimsoll/builds/*/*-[0-9]* 2>/dev/null || true"), 0);
+    free(program);
 }
 
 /* Seven commits of a program that is the real one, but holds a page more from the fifth on. */
