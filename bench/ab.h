@@ -50,7 +50,7 @@ struct ab_options {
 
 /* The pairs of one stage. */
 struct ab_pairs {
-    double *values[AB_SIDES];        /* one a process: the median of its repeats */
+    double *values[AB_SIDES];        /* one a process: ab_process_timing of its repeats */
     double *log_ratios;              /* of how many times worse B was */
     size_t count;
 };

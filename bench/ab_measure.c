@@ -119,13 +119,19 @@ static void choose_metric(struct ab_case *c, const struct result_case *made, con
     c->min_effect = metric->gate.relative > 0 ? metric->gate.relative : rules->min_effect;
 }
 
-/* NaN when there is none that a ratio can be made of. */
+double ab_process_timing(const struct metric *metric)
+{
+    struct interval half = middle_half(metric->samples, metric->sample_count);
+    double value = metric->direction == DIRECTION_HIGHER ? half.high : half.low;
+
+    return value > 0 ? value : NAN;
+}
+
 static double timing_of(const struct ab_case *c, const struct result_case *made)
 {
     const struct metric *metric = *c->metric ? case_find_metric(made, c->metric) : NULL;
-    double value = metric && metric->sample_count ? metric_median(metric) : NAN;
 
-    return value > 0 ? value : NAN;
+    return metric ? ab_process_timing(metric) : NAN;
 }
 
 static int keep_pair(struct ab_pairs *pairs, const double values[AB_SIDES], bool higher_is_better, struct plim_err *err)
@@ -144,6 +150,14 @@ static int keep_pair(struct ab_pairs *pairs, const double values[AB_SIDES], bool
     }
     pairs->count++;
     return 0;
+}
+
+void ab_release_pairs(struct ab_pairs *pairs)
+{
+    free(pairs->values[AB_A]);
+    free(pairs->values[AB_B]);
+    free(pairs->log_ratios);
+    *pairs = (struct ab_pairs){ { NULL, NULL }, NULL, 0 };
 }
 
 static bool may_replace(const struct ab_case *c)

@@ -292,18 +292,11 @@ int ab_exit_status(const struct ab_report *report, bool strict)
     return ab_controls_caught(report) ? comparison_exit_status(&report->comparison, strict) : 6;
 }
 
-static void release_pairs(struct ab_pairs *pairs)
-{
-    free(pairs->values[AB_A]);
-    free(pairs->values[AB_B]);
-    free(pairs->log_ratios);
-}
-
 void ab_release(struct ab_report *report)
 {
     for (size_t i = 0; i < report->case_count + report->control_count; i++)
         for (int stage = 0; stage < AB_STAGES; stage++)
-            release_pairs(&report->cases[i].stages[stage]);
+            ab_release_pairs(&report->cases[i].stages[stage]);
     free(report->cases);
     comparison_release(&report->comparison);
     for (int side = 0; side < AB_SIDES; side++) {

@@ -82,7 +82,7 @@ static long throttle_count(int cores)
     return sum;
 }
 
-static struct machine_use look(int cores)
+struct machine_use machine_use_now(int cores)
 {
     struct machine_use use = { .wall_s = (double)plim_now_ns() / 1e9,
                                .ours_s = usage_s(RUSAGE_SELF) + usage_s(RUSAGE_CHILDREN),
@@ -96,13 +96,13 @@ static void begin(void *context)
 {
     struct machine_watch *state = context;
 
-    state->before = look(state->cores);
+    state->before = machine_use_now(state->cores);
 }
 
 static bool end(void *context, char *why, size_t size)
 {
     struct machine_watch *state = context;
-    struct machine_use after = look(state->cores);
+    struct machine_use after = machine_use_now(state->cores);
 
     return machine_was_disturbed(&state->before, &after, state->cores, why, size);
 }

@@ -31,6 +31,8 @@ struct machine_watch {
 };
 
 /* Looks at /proc/stat, our own usage, and the thermal counters. */
+struct machine_use machine_use_now(int cores);
+
 struct ab_watch machine_watch(struct machine_watch *state);
 
 /* The rule itself. */

@@ -1,7 +1,6 @@
 #include "noise.h"
 
 #include <math.h>
-#include <stddef.h>
 
 const struct noise_model noise_models[] = {
     { "quiet", 0.004, 0.002, 0.90, 0.01, 0.03, 0.005, 0.003 },
@@ -12,35 +11,14 @@ const struct noise_model noise_models[] = {
 
 void noise_start(struct noise *noise, const struct noise_model *model, uint64_t seed, uint64_t session)
 {
-    noise->recorded = NULL;
     noise->model = model;
     plim_random_seed(&noise->random, seed, session);
     noise->session = model->session * plim_random_normal(&noise->random);
     noise->drift = model->drift * plim_random_normal(&noise->random);
 }
 
-void noise_replay(struct noise *noise, const double *recorded, size_t count, uint64_t seed, uint64_t session)
-{
-    static const struct noise_model replayed = { .name = "replayed" };
-
-    *noise = (struct noise){ .model = &replayed, .recorded = recorded, .recorded_count = count };
-    plim_random_seed(&noise->random, seed, session);
-}
-
-static double next_recorded(struct noise *noise)
-{
-    if (noise->left == 0) {
-        noise->at = (size_t)plim_random_below(&noise->random, noise->recorded_count);
-        noise->left = NOISE_BLOCK;
-    }
-    noise->left--;
-    return noise->recorded[noise->at++ % noise->recorded_count];
-}
-
 double noise_next(struct noise *noise)
 {
-    if (noise->recorded)
-        return next_recorded(noise);
     const struct noise_model *m = noise->model;
     struct plim_random *random = &noise->random;
     double fresh = sqrt(1 - m->drift_correlation * m->drift_correlation);

@@ -11,9 +11,6 @@
  *     now and then a slow spike   exponentially distributed, never fast
  *
  * Drift goes on from measurement to measurement, whatever case they are of.
- *
- * Or it is what a real machine did: a recorded series, replayed in blocks of neighbours from anywhere in it (the moving
- * block bootstrap: Kuensch, "The Jackknife and the Bootstrap for General Stationary Observations", 1989).
  */
 
 #include <stddef.h>
@@ -35,17 +32,10 @@ struct noise {
     const struct noise_model *model;
     struct plim_random random;
     double session, drift;
-    const double *recorded;      /* borrowed; NULL: the model makes noise */
-    size_t recorded_count, at, left;   /* the next one, and how many more of its block */
 };
 
 /* A new session. */
 void noise_start(struct noise *noise, const struct noise_model *model, uint64_t seed, uint64_t session);
-
-#define NOISE_BLOCK 64   /* processes: many times as long as one remembers the one before */
-
-/* The same from a recorded series of processes that ran one after another; the first follows the last. */
-void noise_replay(struct noise *noise, const double *recorded, size_t count, uint64_t seed, uint64_t session);
 
 /* The logarithm of the factor by which the next process's time is off. */
 double noise_next(struct noise *noise);

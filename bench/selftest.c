@@ -1,15 +1,13 @@
 #include "selftest.h"
 
-#include <math.h>
-#include <stdlib.h>
+#include <stdint.h>
 #include <string.h>
 
 #include "ab_control.h"
-#include "heap.h"
 #include "interrupt.h"
-#include "metrics.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/progress.h"
+#include "plimsoll/units.h"
 #include "proportion.h"
 #include "runner.h"
 #include "simulated.h"
@@ -18,8 +16,9 @@
 #define POWER_PROMISED 0.95
 #define POWER_SLOWDOWN 0.05
 #define LEVEL 0.95
-#define RECORDING_SHARE 0.4    /* of the time limit */
-#define RECORDED_PROCESSES 1000
+#define RECORDING_SHARE 0.3    /* of the time limit: where each part ends */
+#define REPLAYED_SHARE 0.7
+#define RECORDED_PAIRS 500
 #define SIMULATED_PROCESS_NS 250000000
 
 struct plant {
@@ -28,7 +27,9 @@ struct plant {
     bool brief;
 };
 
-static const struct plant plants[] = {
+enum { PLANTS = 7 };
+
+static const struct plant plants[PLANTS] = {
     { 0, 0, true },     { 0.01, 0, false }, { 0.02, 0, false },    { 0.03, 0, false },
     { 0.05, 0, true },  { 0.10, 0, true },  { 0, 4096, true },
 };
@@ -41,7 +42,7 @@ static int make_suite(struct suite *suite, size_t cases, struct plim_err *err)
 
     snprintf(text, sizeof text,
              "{ \"schema\": { \"name\": \"plimsoll-suite\", \"major\": 1 }, \"name\": \"selftest\","
-             "  \"defaults\": { \"repeats\": 15, \"warmup\": 1, \"timeout_s\": 60 },"
+             "  \"defaults\": { \"parameters\": { \"cpu_threads\": 1 }, \"repeats\": 15, \"warmup\": 1, \"timeout_s\": 60 },"
              "  \"cases\": [ { \"name\": \"spin\", \"workload\": { \"kind\": \"spin\", \"steps\": \"500K\" },"
              "                 \"sweep\": { \"dq_rows\": { \"from\": 1, \"to\": %zu, \"step\": 1 } } } ] }", cases);
     return suite_parse(suite, "selftest", text, strlen(text), err);
@@ -159,6 +160,48 @@ static int run_trial(const struct trial *trial, struct selftest_row *row, struct
     return rc;
 }
 
+/* ---- trials of all kinds, on one machine ---- */
+
+struct series {
+    const struct selftest_options *options;
+    const char *machine;                 /* what the rows call it */
+    const struct suite *suite;
+    struct case_patterns cases;
+    const struct noise_model *model;     /* simulated, */
+    const struct recording *recording;   /* or else replayed, */
+    const struct executor *real;         /* or else really run */
+    size_t trials;                       /* of each kind, at most */
+    uint64_t end_ns;                     /* nothing begins that would end later */
+};
+
+static int run_made_up(const struct series *series, const struct plant *plant, size_t number, struct selftest_row *row,
+                       struct plim_err *err)
+{
+    struct simulated simulated = { .process_ns = SIMULATED_PROCESS_NS };
+    struct ab_watch watch = simulated_watch(&simulated);
+    struct trial trial = { series->options, series->suite, { .count = 0 }, plant, &watch, simulated_executor(&simulated), number };
+    int rc;
+
+    if (series->model)
+        noise_start(&simulated.noise, series->model, series->options->seed, number);
+    else
+        replay_start(&simulated.replay, series->recording, series->options->seed, number);
+    plim_clock_replace(simulated_now_ns, &simulated);
+    rc = run_trial(&trial, row, err);
+    plim_clock_replace(NULL, NULL);
+    return rc;
+}
+
+static int run_real(const struct series *series, const struct plant *plant, size_t number, struct selftest_row *row,
+                    struct plim_err *err)
+{
+    struct machine_watch state;
+    struct ab_watch watch = machine_watch(&state);
+    struct trial trial = { series->options, series->suite, series->cases, plant, &watch, *series->real, number };
+
+    return run_trial(&trial, row, err);
+}
+
 static struct selftest_row *add_row(struct selftest *out, const char *machine, const struct plant *plant)
 {
     struct selftest_row *row = &out->rows[out->row_count++];
@@ -175,144 +218,30 @@ static void average(struct selftest_row *row)
     row->seconds_a_case /= trials;
 }
 
-/* ---- simulated and replayed machines ---- */
-
-/* `model` NULL: replays what was recorded. */
-static int run_simulated(const struct selftest_options *options, const struct suite *suite,
-                         const struct noise_model *model, const struct selftest *recorded, const struct plant *plant,
-                         struct selftest_row *row, struct plim_err *err)
+/* All kinds take turns, so that a time limit leaves as many trials to each. */
+static int run_series(const struct series *series, struct selftest *out, struct plim_err *err)
 {
-    struct simulated simulated = { .process_ns = model ? SIMULATED_PROCESS_NS : (uint64_t)(1e9 * recorded->process_s) };
-    struct plim_progress progress;
-    char title[80];
-    int rc = 0;
-
-    snprintf(title, sizeof title, "%s, %g%% and %llu bytes planted", row->machine, 100 * plant->slowdown,
-             (unsigned long long)plant->extra_bytes);
-    plim_progress_start(&progress, options->progress, title, "trials", options->trials);
-    for (size_t i = 0; i < options->trials && rc == 0; i++) {
-        struct trial trial = { options, suite, { .count = 0 }, plant, NULL, simulated_executor(&simulated), i };
-
-        if (model)
-            noise_start(&simulated.noise, model, options->seed, i);
-        else
-            noise_replay(&simulated.noise, recorded->recorded, recorded->recorded_count, options->seed, i);
-        plim_progress_update(&progress, i, NULL);
-        plim_clock_replace(simulated_now_ns, &simulated);
-        rc = run_trial(&trial, row, err);
-        plim_clock_replace(NULL, NULL);
-    }
-    plim_progress_finish(&progress);
-    average(row);
-    return rc;
-}
-
-static int run_rows(const struct selftest_options *options, const struct suite *suite, const struct noise_model *model,
-                    struct selftest *out, struct plim_err *err)
-{
-    for (size_t i = 0; i < sizeof plants / sizeof plants[0]; i++) {
-        if (options->brief && !plants[i].brief)
-            continue;
-        if (run_simulated(options, suite, model, out, &plants[i],
-                          add_row(out, model ? model->name : "replayed", &plants[i]), err) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-/* ---- this machine ---- */
-
-struct clock_budget {
-    uint64_t start_ns;
-    double limit_s;              /* 0: none */
-};
-
-static bool is_over(const struct clock_budget *budget, double share)
-{
-    return budget->limit_s > 0 && (double)(plim_now_ns() - budget->start_ns) / 1e9 >= share * budget->limit_s;
-}
-
-/* The logarithm of one process's timing; NaN where there was none. */
-static int record_one(const struct suite *suite, const struct suite_case *c, const struct executor *machine,
-                      const struct selftest_options *options, int repeats, double *value, struct plim_err *err)
-{
-    struct run_options run = { .models_directory = options->models_directory, .repeats = repeats };
-    struct result_case made = { 0 };
-    const struct metric *metric;
-
-    if (runner_run_case(suite, c, machine, &run, &made, err) < 0)
-        return -1;
-    metric = case_headline(&made);
-    *value = made.outcome == OUTCOME_OK && metric && metric->class == METRIC_TIMING && metric_median(metric) > 0
-                 ? log(metric_median(metric)) * (metric->direction == DIRECTION_HIGHER ? -1 : 1)
-                 : NAN;
-    if (isnan(*value))
-        plim_err_input(err, "case %s has no timing: %s", c->id, *made.detail ? made.detail : outcome_name(made.outcome));
-    case_release(&made);
-    return isnan(*value) ? -1 : 0;
-}
-
-/*
- * A process after another, of the first case, as A/B runs start them: what this machine does to a timing, each in the wake of
- * those before. The first one only shows how often it is to be repeated.
- */
-static int record(const struct selftest_options *options, const struct suite *suite, const struct executor *machine,
-                  const struct clock_budget *budget, struct selftest *out, struct plim_err *err)
-{
-    const struct suite_case *c = suite->cases;
-    struct plim_progress progress;
-    uint64_t start_ns = plim_now_ns();
-    double middle;
-    int repeats, rc;
-
-    while (!case_patterns_match(&options->real_cases, c))
-        c++;
-    rc = record_one(suite, c, machine, options, 0, &middle, err);
-    repeats = ab_repeats(c, plim_now_ns() - start_ns);
-    start_ns = plim_now_ns();
-    plim_progress_start(&progress, options->progress, "recording this machine", "processes", SELFTEST_RECORD_LIMIT);
-    while (rc == 0 && out->recorded_count < SELFTEST_RECORD_LIMIT && !is_over(budget, RECORDING_SHARE)) {
-        if (budget->limit_s <= 0 && out->recorded_count >= RECORDED_PROCESSES)
-            break;
-        plim_progress_update(&progress, out->recorded_count, c->id);
-        rc = interrupt_requested() ? plim_err_set(err, PLIM_ERR_INTERRUPTED, "interrupted")
-                                   : record_one(suite, c, machine, options, repeats, &out->recorded[out->recorded_count], err);
-        if (rc == 0)
-            out->recorded_count++;
-    }
-    plim_progress_finish(&progress);
-    if (out->recorded_count)
-        out->process_s = (double)(plim_now_ns() - start_ns) / 1e9 / (double)out->recorded_count;
-    middle = median(out->recorded, out->recorded_count);
-    for (size_t i = 0; i < out->recorded_count; i++)
-        out->recorded[i] -= middle;
-    return rc;
-}
-
-/* All plants take turns, so that a time limit leaves as many trials to each. */
-static int run_real(const struct selftest_options *options, const struct suite *suite, const struct executor *machine,
-                    const struct clock_budget *budget, struct selftest *out, struct plim_err *err)
-{
-    enum { PLANTS = sizeof plants / sizeof plants[0] };
-    struct machine_watch state;
-    struct ab_watch watch = machine_watch(&state);
     struct selftest_row *rows[PLANTS] = { NULL };
     struct plim_progress progress;
-    size_t done = 0;
+    uint64_t longest_ns = 0;
+    bool in_time = true;
     int rc = 0;
 
     for (size_t k = 0; k < PLANTS; k++)
-        if (!options->brief || plants[k].brief)
-            rows[k] = add_row(out, "this machine", &plants[k]);
-    plim_progress_start(&progress, options->progress, "this machine", "trials", 0);
-    for (size_t i = 0; rc == 0 && i < options->machine_trials && !is_over(budget, 1); i++)
-        for (size_t k = 0; k < PLANTS && rc == 0 && !is_over(budget, 1); k++) {
-            struct trial trial = { options, suite, options->real_cases, &plants[k], &watch, *machine, i };
+        if (!series->options->brief || plants[k].brief)
+            rows[k] = add_row(out, series->machine, &plants[k]);
+    plim_progress_start(&progress, series->options->progress, series->machine, "trials of each kind",
+                        series->trials < SIZE_MAX ? series->trials : 0);
+    for (size_t i = 0; rc == 0 && in_time && i < series->trials; i++)
+        for (size_t k = 0; rc == 0 && in_time && k < PLANTS; k++) {
+            uint64_t start_ns = plim_now_ns();
 
-            if (!rows[k])
+            if (!rows[k] || !(in_time = start_ns + longest_ns < series->end_ns))
                 continue;
-            plim_progress_update(&progress, done++, NULL);
-            rc = run_trial(&trial, rows[k], err);
+            plim_progress_update(&progress, i, NULL);
+            rc = series->real ? run_real(series, &plants[k], i, rows[k], err)
+                              : run_made_up(series, &plants[k], i, rows[k], err);
+            longest_ns = plim_max(longest_ns, plim_now_ns() - start_ns);
         }
     plim_progress_finish(&progress);
     for (size_t k = 0; k < PLANTS; k++)
@@ -321,22 +250,48 @@ static int run_real(const struct selftest_options *options, const struct suite *
     return rc;
 }
 
+/* ---- this machine ---- */
+
+static uint64_t end_of(uint64_t start_ns, double limit_s)
+{
+    return limit_s > 0 ? start_ns + (uint64_t)(1e9 * limit_s) : UINT64_MAX;
+}
+
+static const struct suite_case *first_case(const struct suite *suite, const struct case_patterns *patterns)
+{
+    const struct suite_case *c = suite->cases;
+
+    while (!case_patterns_match(patterns, c))
+        c++;
+    return c;
+}
+
 static int test_machine(const struct selftest_options *options, const struct suite *simulated, struct selftest *out,
                         struct plim_err *err)
 {
-    struct clock_budget budget = { plim_now_ns(), options->time_s };
+    uint64_t start_ns = plim_now_ns();
     struct process_executor processes = { .program = options->program };
     struct executor machine = process_executor(&processes);
     struct suite spins = { 0 };
     const struct suite *suite = options->suite ? options->suite : &spins;
+    struct recording_options recording = { .models_directory = options->models_directory, .progress = options->progress,
+                                           .most_pairs = options->time_s > 0 ? SIZE_MAX : RECORDED_PAIRS,
+                                           .limit_s = RECORDING_SHARE * options->time_s };
+    struct series replayed = { .options = options, .machine = "replayed", .suite = simulated,
+                               .recording = &out->recording, .trials = options->trials,
+                               .end_ns = end_of(start_ns, REPLAYED_SHARE * options->time_s) };
+    struct series real = { .options = options, .machine = "this machine", .cases = options->real_cases,
+                           .real = &machine, .trials = options->machine_trials,
+                           .end_ns = end_of(start_ns, options->time_s) };
     int rc = options->suite ? 0 : make_suite(&spins, options->machine_cases, err);
 
+    real.suite = suite;
     if (rc == 0)
-        rc = record(options, suite, &machine, &budget, out, err);
-    if (rc == 0 && out->recorded_count)
-        rc = run_rows(options, simulated, NULL, out, err);
+        rc = recording_make(&out->recording, suite, first_case(suite, &options->real_cases), &machine, &recording, err);
     if (rc == 0)
-        rc = run_real(options, suite, &machine, &budget, out, err);
+        rc = run_series(&replayed, out, err);
+    if (rc == 0)
+        rc = run_series(&real, out, err);
     suite_release(&spins);
     return rc;
 }
@@ -346,14 +301,23 @@ int selftest_gate(const struct selftest_options *options, struct selftest *out, 
     struct suite suite = { 0 };
     int rc;
 
-    out->row_count = out->recorded_count = 0;
+    *out = (struct selftest){ .row_count = 0 };
     rc = make_suite(&suite, options->cases, err);
-    for (const struct noise_model *model = noise_models; model->name && rc == 0 && !options->program; model++)
-        rc = run_rows(options, &suite, model, out, err);
+    for (const struct noise_model *model = noise_models; model->name && rc == 0 && !options->program; model++) {
+        struct series series = { .options = options, .machine = model->name, .suite = &suite, .model = model,
+                                 .trials = options->trials, .end_ns = UINT64_MAX };
+
+        rc = run_series(&series, out, err);
+    }
     if (rc == 0 && options->program)
         rc = test_machine(options, &suite, out, err);
     suite_release(&suite);
     return rc;
+}
+
+void selftest_release(struct selftest *selftest)
+{
+    recording_release(&selftest->recording);
 }
 
 /* ---- promises ---- */

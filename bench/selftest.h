@@ -13,7 +13,7 @@
 #include <stdio.h>
 
 #include "ab.h"
-#include "noise.h"
+#include "recording.h"
 
 struct selftest_options {
     size_t trials;               /* of each kind, on simulated and replayed machines */
@@ -22,7 +22,7 @@ struct selftest_options {
     const char *program;         /* the worker: this machine instead of simulations; NULL: not */
     size_t machine_trials;       /* of each kind on it, at most */
     size_t machine_cases;        /* spins, unless there is a suite */
-    double time_s;               /* for recording it, replaying that and real trials; 0: no limit */
+    double time_s;               /* for recording it, replaying that and real trials; 0: as many as there are to be */
     const struct suite *suite;   /* real cases for real trials; NULL: spins */
     struct case_patterns real_cases;   /* of the suite */
     const char *models_directory;
@@ -45,25 +45,30 @@ struct selftest_row {
 };
 
 #define SELFTEST_ROW_LIMIT 40
-#define SELFTEST_RECORD_LIMIT 20000
 
 struct selftest {
     struct selftest_row rows[SELFTEST_ROW_LIMIT];
     size_t row_count;
-    double recorded[SELFTEST_RECORD_LIMIT];   /* logarithms of a case's timings on this machine, process after process */
-    size_t recorded_count;
-    double process_s;                         /* how long one of them took */
+    struct recording recording;  /* of this machine; without pairs when it wasn't recorded */
 };
 
 /*
  * A run has the usual minute a case; on simulated machines a process takes a quarter of a second of it.
  *
- * On this machine a real case's processes are recorded first, as long as 40% of the time allows; suites of many cases are
- * then judged on blocks of that record, since as many real suites would take days; a process takes as long as it did. All
- * suites are made of one record, so these rates' intervals are somewhat too narrow; the real trials that follow, all of them
- * different, are few.
+ * On this machine pairs of processes of a real case are recorded first (recording.h), for 30% of the time. Suites of many
+ * cases are then judged on blocks of that record (replay.h), until there are `trials` of each kind or 70% of the time is over,
+ * since as many real suites would take days. Each pair takes as long as it did, and the watch of real runs looks at what it
+ * saw then: a pair in which other programs, the hypervisor or heat took the processor away is replaced by the next one of the
+ * record, up to the same cap as in real runs, and kept as it is beyond. No timing decides whether it is. All suites are made
+ * of one record, so these rates' intervals are somewhat too narrow; the real trials that follow, all of them different, are
+ * few. Kinds take turns, so that each has as many trials when time is over; none begins that would, going by the longest
+ * so far, end too late.
+ *
+ * selftest_release also after a failure.
  */
 int selftest_gate(const struct selftest_options *options, struct selftest *out, struct plim_err *err);
+
+void selftest_release(struct selftest *selftest);
 
 /*
  * What the gate promises, checked with 95% intervals, so that chance alone breaks no promise that is kept: false alarms

@@ -27,15 +27,24 @@ static void rate_cells(struct table *t, size_t count, size_t n, enum text_style 
     table_cell(t, STYLE_DIM, "%.1f to %.1f%%", 100 * rate.low, 100 * rate.high);
 }
 
-/* What A/A pairs of neighbours would differ by. */
-static double pair_spread(const struct selftest *selftest)
+/* In how many pairs the watch of real runs sees a disturbance. */
+static size_t disturbed_pairs(const struct recording *recording)
 {
-    static double differences[SELFTEST_RECORD_LIMIT / 2];
-    size_t pairs = selftest->recorded_count / 2;
+    size_t count = 0;
+    char why[80];
 
-    for (size_t i = 0; i < pairs; i++)
-        differences[i] = selftest->recorded[2 * i + 1] - selftest->recorded[2 * i];
-    return pairs ? robust_deviation(differences, pairs) : 0;
+    for (size_t i = 0; i < recording->count; i++)
+        count += recording_disturbed(recording, i, why, sizeof why);
+    return count;
+}
+
+static void print_recording(const struct recording *recording, FILE *out)
+{
+    fprintf(out,
+            "recorded %zu pairs of processes one after another, %.0f ms a process, spread %.1f%% (of pairs %.1f%%), %zu pairs "
+            "disturbed; \"replayed\" suites are made of blocks of them\n",
+            recording->count, 1e3 * recording_process_s(recording), 100 * recording_spread(recording),
+            100 * recording_pair_spread(recording), disturbed_pairs(recording));
 }
 
 int selftest_print(const struct selftest *selftest, FILE *out, struct plim_err *err)
@@ -73,11 +82,8 @@ int selftest_print(const struct selftest *selftest, FILE *out, struct plim_err *
         else
             table_cell(&t, STYLE_PLAIN, "%s", "");
     }
-    if (selftest->recorded_count)
-        fprintf(out, "recorded %zu processes one after another, %.0f ms each, spread %.1f%% (of pairs %.1f%%); \"replayed\" "
-                     "suites are made of blocks of them\n",
-                selftest->recorded_count, 1e3 * selftest->process_s,
-                100 * robust_deviation(selftest->recorded, selftest->recorded_count), 100 * pair_spread(selftest));
+    if (selftest->recording.count)
+        print_recording(&selftest->recording, out);
     rc = table_print(&t, out, table_colours(out), err);
     table_release(&t);
     return rc;
@@ -92,6 +98,23 @@ static void add_rate(cJSON *object, const char *name, size_t count, size_t n)
     cJSON_AddNumberToObject(item, "rate", rate.estimate);
     cJSON_AddNumberToObject(item, "low", rate.low);
     cJSON_AddNumberToObject(item, "high", rate.high);
+}
+
+/* The values in the order of time, two of each pair, and which pairs were disturbed. */
+static void add_recording(cJSON *root, const struct recording *recording)
+{
+    cJSON *values = cJSON_AddArrayToObject(root, "recorded"), *disturbed = cJSON_AddArrayToObject(root, "disturbed_pairs");
+    char why[80];
+
+    for (size_t i = 0; i < recording->count; i++) {
+        for (int k = 0; k < 2; k++)
+            cJSON_AddItemToArray(values, cJSON_CreateNumber(recording->pairs[i].values[k]));
+        if (recording_disturbed(recording, i, why, sizeof why))
+            cJSON_AddItemToArray(disturbed, cJSON_CreateNumber((double)i));
+    }
+    cJSON_AddNumberToObject(root, "recorded_process_s", recording_process_s(recording));
+    cJSON_AddNumberToObject(root, "recorded_spread", recording_spread(recording));
+    cJSON_AddNumberToObject(root, "recorded_pair_spread", recording_pair_spread(recording));
 }
 
 char *selftest_json(const struct selftest *selftest, struct plim_err *err)
@@ -119,12 +142,8 @@ char *selftest_json(const struct selftest *selftest, struct plim_err *err)
         cJSON_AddNumberToObject(object, "seconds_a_case", row->seconds_a_case);
         cJSON_AddItemToArray(rows, object);
     }
-    cJSON_AddNumberToObject(root, "recorded_processes", (double)selftest->recorded_count);
-    cJSON_AddNumberToObject(root, "recorded_process_s", selftest->recorded_count ? selftest->process_s : 0);
-    cJSON_AddNumberToObject(root, "recorded_spread",
-                            selftest->recorded_count ? robust_deviation(selftest->recorded, selftest->recorded_count) : 0);
-    cJSON_AddNumberToObject(root, "recorded_pair_spread", pair_spread(selftest));
-    cJSON_AddItemToObject(root, "recorded", cJSON_CreateDoubleArray(selftest->recorded, (int)selftest->recorded_count));
+    if (selftest->recording.count)
+        add_recording(root, &selftest->recording);
     text = cJSON_Print(root);
     cJSON_Delete(root);
     if (!text)

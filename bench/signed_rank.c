@@ -8,13 +8,16 @@
 #include "heap.h"
 #include "plimsoll/random.h"
 
-#define FLIPS 10000
-#define FLIP_SEED 19450101
-
 static double normal_upper_tail(double z)
 {
     return 0.5 * erfc(z / sqrt(2.0));
 }
+
+struct ranked {
+    double magnitude;
+    bool positive;
+    double rank;         /* a multiple of 1/2 */
+};
 
 /* ---- the distribution ---- */
 
@@ -24,37 +27,28 @@ static size_t greatest_sum(size_t n)
 }
 
 /*
- * probability[w] of the sum of positive ranks being w, for w up to n(n+1)/2: each rank r joins the sum or not with
- * probability 1/2, one rank after the other. Probabilities rather than counts, which pass 2^53 from n = 54 on.
+ * probability[w] of the sum of positive ranks being w / unit, for all w up to the greatest: each rank joins the sum or not with
+ * probability 1/2, one after the other. Probabilities rather than counts, which pass 2^53 from n = 54 on. `ranks` NULL: 1 to n.
  */
-static double *rank_sum_distribution(size_t n, struct plim_err *err)
+static double *rank_sum_distribution(const struct ranked *ranks, size_t n, size_t unit, struct plim_err *err)
 {
-    double *probability = heap_calloc(greatest_sum(n) + 1, sizeof *probability, err);
+    double *probability = heap_calloc(unit * greatest_sum(n) + 1, sizeof *probability, err);
+    size_t greatest = 0;
 
     if (!probability)
         return NULL;
     probability[0] = 1;
-    for (size_t r = 1; r <= n; r++)
-        for (size_t w = greatest_sum(r) + 1; w-- > 0;)   /* downwards: each rank is used once */
+    for (size_t i = 0; i < n; i++) {
+        size_t r = ranks ? (size_t)((double)unit * ranks[i].rank) : i + 1;
+
+        greatest += r;
+        for (size_t w = greatest + 1; w-- > 0;)   /* downwards: each rank is used once */
             probability[w] = 0.5 * probability[w] + (w >= r ? 0.5 * probability[w - r] : 0);
+    }
     return probability;
 }
 
-static double normal_z(double sum, size_t n)
-{
-    double count = (double)n;
-    double variance = count * (count + 1) * (2 * count + 1) / 24;
-
-    return (sum - count * (count + 1) / 4 - 0.5) / sqrt(variance);
-}
-
 /* ---- ranks ---- */
-
-struct ranked {
-    double magnitude;
-    bool positive;
-    double rank;
-};
 
 static int by_magnitude(const void *a, const void *b)
 {
@@ -90,38 +84,29 @@ static double positive_sum(const struct ranked *items, size_t n)
 
 /* ---- p values ---- */
 
-static int exact_p(double sum, size_t n, double *p, struct plim_err *err)
+/* Ties give ranks in halves, so the sums are counted in halves. */
+static int exact_p(const struct ranked *items, size_t n, double sum, bool ties, double *p, struct plim_err *err)
 {
-    double *probability = rank_sum_distribution(n, err);
+    size_t unit = ties ? 2 : 1;
+    double *probability = rank_sum_distribution(items, n, unit, err);
 
     if (!probability)
         return -1;
     *p = 0;
-    for (size_t w = (size_t)sum; w <= greatest_sum(n); w++)
+    for (size_t w = (size_t)((double)unit * sum); w <= unit * greatest_sum(n); w++)
         *p += probability[w];
     free(probability);
     return 0;
 }
 
-/* The observed signs count as one draw, so that p is never 0 (Phipson and Smyth, 2010). */
-static double flipped_p(const struct ranked *items, size_t n, double sum)
+/* Of ranks whose signs are random: half their sum, and a quarter of their squares', which ties make smaller. */
+static double normal_p(const struct ranked *items, size_t n, double sum)
 {
-    struct plim_random random;
-    size_t as_high = 0;
+    double squares = 0;
 
-    plim_random_seed(&random, FLIP_SEED, 0);
-    for (int draw = 0; draw < FLIPS; draw++) {
-        uint64_t signs = 0;
-        double flipped = 0;
-
-        for (size_t i = 0; i < n; i++) {
-            if (i % 64 == 0)
-                signs = plim_random_u64(&random);
-            flipped += (signs >> (i % 64)) & 1 ? items[i].rank : 0;
-        }
-        as_high += flipped >= sum;   /* ranks are multiples of 1/2: sums are exact */
-    }
-    return ((double)as_high + 1) / (FLIPS + 1);
+    for (size_t i = 0; i < n; i++)
+        squares += items[i].rank * items[i].rank;
+    return normal_upper_tail((sum - 0.5 * (double)greatest_sum(n) - 0.5) / sqrt(squares / 4));
 }
 
 int signed_rank_p(const double *differences, size_t n, double *p, struct plim_err *err)
@@ -142,12 +127,10 @@ int signed_rank_p(const double *differences, size_t n, double *p, struct plim_er
     sum = positive_sum(items, count);
     if (count == 0)
         *p = 1;
-    else if (ties)
-        *p = flipped_p(items, count, sum);
     else if (count <= SIGNED_RANK_EXACT_LIMIT)
-        rc = exact_p(sum, count, p, err);
+        rc = exact_p(items, count, sum, ties, p, err);
     else
-        *p = normal_upper_tail(normal_z(sum, count));
+        *p = normal_p(items, count, sum);
     free(items);
     return rc;
 }
@@ -222,7 +205,7 @@ static int outside_count(size_t n, double tail, size_t *k, struct plim_err *err)
         *k = bound > 0 ? (size_t)bound : 0;
         return 0;
     }
-    probability = rank_sum_distribution(n, err);
+    probability = rank_sum_distribution(NULL, n, 1, err);
     if (!probability)
         return -1;
     while (*k <= greatest_sum(n) / 2 && below + probability[*k] <= tail)

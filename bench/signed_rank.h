@@ -18,9 +18,8 @@
 
 /*
  * One-sided p value: how probable are differences like these, or more to the positive side, if their centre is zero.
- * Zeros are dropped (as Wilcoxon did). Exact for up to 64 different magnitudes; equal magnitudes get their average
- * rank, and the p value comes from 10,000 random sign flips of these ranks with a fixed seed. 1 when no difference is
- * left.
+ * Zeros are dropped (as Wilcoxon did); equal magnitudes get their average rank. Exact for up to 64 differences, of the
+ * distribution that random signs give these very ranks. 1 when no difference is left.
  */
 int signed_rank_p(const double *differences, size_t n, double *p, struct plim_err *err);
 

@@ -13,16 +13,24 @@ static int add_number(struct result_case *out, const char *name, double value, s
     return metric ? metric_add_sample(metric, value, err) : -1;
 }
 
+static double next_logarithm(struct simulated *machine)
+{
+    uint64_t process_ns = machine->process_ns;
+    double logarithm = machine->replay.recording ? replay_next(&machine->replay, &process_ns) : noise_next(&machine->noise);
+
+    machine->now_ns += process_ns;
+    return logarithm;
+}
+
 static int run_case(void *context, const struct case_request *request, const struct execution *execution,
                     struct result_case *out, struct plim_err *err)
 {
     struct simulated *machine = context;
     double bytes = (double)argument_count(&request->arguments, "bytes") + (double)request->control.extra_bytes;
-    double time_ns = SPIN_NS * exp(noise_next(&machine->noise)) * (1 + request->control.delay_fraction);
+    double time_ns = SPIN_NS * exp(next_logarithm(machine)) * (1 + request->control.delay_fraction);
     struct metric *digest;
 
     (void)execution;
-    machine->runs++;
     out->outcome = OUTCOME_OK;
     if (result_set_string(&out->detail, "", err) < 0 || add_number(out, "spin_time_ns", time_ns, err) < 0 ||
         add_number(out, "peak_requested_fast_bytes", bytes, err) < 0 ||
@@ -37,17 +45,34 @@ static int describe_machine(void *context, bool yardsticks, struct result *out, 
     const struct simulated *machine = context;
 
     (void)yardsticks;
-    return facts_set_text(&out->machine, "cpu_model", machine->noise.model->name, err);
+    return facts_set_text(&out->machine, "cpu_model", machine->replay.recording ? "replayed" : machine->noise.model->name, err);
 }
 
 uint64_t simulated_now_ns(void *context)
 {
     const struct simulated *machine = context;
 
-    return machine->runs * machine->process_ns;
+    return machine->now_ns;
 }
 
 struct executor simulated_executor(struct simulated *machine)
 {
     return (struct executor){ .run_case = run_case, .describe_machine = describe_machine, .context = machine };
+}
+
+static void begin_watch(void *machine)
+{
+    (void)machine;
+}
+
+static bool end_watch(void *context, char *why, size_t size)
+{
+    const struct simulated *machine = context;
+
+    return machine->replay.recording && replay_was_disturbed(&machine->replay, why, size);
+}
+
+struct ab_watch simulated_watch(struct simulated *machine)
+{
+    return (struct ab_watch){ .begin = begin_watch, .end = end_watch, .context = machine };
 }

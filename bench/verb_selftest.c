@@ -35,7 +35,7 @@ static const struct argp_option options[] = {
     { "machine", OPTION_MACHINE, NULL, 0,
       "This machine instead of simulations: record it, replay that for --trials suites, then run up to 10 real ones of "
       "each kind", 0 },
-    { "time-s", OPTION_TIME, "SECONDS", 0, "With --machine: for all of it; as many real suites as fit", 0 },
+    { "time-s", OPTION_TIME, "SECONDS", 0, "With --machine: for all of it; as many suites as fit", 0 },
     { "suite", OPTION_SUITE, "SUITE", 0, "With --machine: real cases, instead of four that only spin", 0 },
     { "case", OPTION_CASE, "PATTERN", 0, "Only cases of that suite whose id matches", 0 },
     { "models", OPTION_MODELS, "DIR", 0, "Where models are, and are made (default: $PLIMSOLL_MODELS or models)", 0 },
@@ -170,6 +170,7 @@ static int run(struct arguments *a, struct plim_err *err)
     }
 
 out:
+    selftest_release(&selftest);
     suite_release(&suite);
     free(self);
     return status;

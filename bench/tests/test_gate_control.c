@@ -27,7 +27,7 @@ TestSuite(gate_control, .fini = tear_down);
 
 static struct gate_control control(struct compare_policy policy, bool blind)
 {
-    struct simulated machine = { .runs = 0 };
+    struct simulated machine = { .now_ns = 0 };
     struct gate_control_options options = { simulated_executor(&machine), blind };
     struct gate_control out;
     struct plim_err err = PLIM_ERR_INIT;
@@ -85,7 +85,7 @@ Test(gate_control, noise_hides_no_control)
 {
     for (const struct noise_model *model = noise_models; model->name; model++) {
         for (uint64_t seed = 0; seed < 50; seed++) {
-            struct simulated machine = { .runs = 0 };
+            struct simulated machine = { .now_ns = 0 };
             struct gate_control_options options = { simulated_executor(&machine), false };
             struct compare_policy policy = compare_policy_default();
             struct gate_control c;

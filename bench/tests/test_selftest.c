@@ -7,7 +7,9 @@
 #include "noise.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/json.h"
+#include "replay.h"
 #include "selftest.h"
+#include "simulated.h"
 
 /* Deviations and correlation of the shared model, from 100,000 processes of one session; spikes are left out by
  * medians. */
@@ -43,27 +45,91 @@ Test(noise, a_session_is_repeatable_and_another_is_not)
     cr_expect_neq(a.session, c.session);
 }
 
-Test(noise, replays_what_was_recorded_in_blocks_of_neighbours)
+/* Pairs as they would be recorded: their number in both values, and every third disturbed by other programs. */
+static void fill_recording(struct recording *recording, struct recorded_pair *pairs, size_t count)
 {
-    enum { RECORDED = 1000, BLOCKS = 50 };
-    static double recorded[RECORDED];
-    struct noise noise;
+    for (size_t i = 0; i < count; i++) {
+        pairs[i] = (struct recorded_pair){ .values = { (double)i, (double)i + 0.5 }, .after = { .wall_s = 0.5, .ours_s = 0.5 } };
+        pairs[i].after.busy_s = i % 3 == 0 ? 0.9 : 0.5;
+    }
+    *recording = (struct recording){ .pairs = pairs, .count = count, .cores = 2 };
+}
+
+Test(replay, is_whole_pairs_in_blocks_of_neighbours)
+{
+    enum { RECORDED = 500, BLOCKS = 50 };
+    static struct recorded_pair pairs[RECORDED];
+    struct recording recording;
+    struct replay replay;
+    uint64_t process_ns;
     size_t jumps = 0;
 
-    for (int i = 0; i < RECORDED; i++)
-        recorded[i] = i;
-    noise_replay(&noise, recorded, RECORDED, 1, 0);
+    fill_recording(&recording, pairs, RECORDED);
+    replay_start(&replay, &recording, 1, 0);
     for (double block = 0, before = -1; block < BLOCKS; block++) {
-        double at = noise_next(&noise);
+        double at = replay_next(&replay, &process_ns);
 
         jumps += at < before || at > before;
-        for (int i = 1; i < NOISE_BLOCK; i++) {
-            at = at + 1 < RECORDED ? at + 1 : 0;
-            cr_assert_eq(noise_next(&noise), at);
+        cr_assert_eq(process_ns, 250000000);
+        cr_assert_eq(replay_next(&replay, &process_ns), at + 0.5);
+        for (int i = 1; i < REPLAY_BLOCK; i++) {
+            cr_assert_eq(replay_next(&replay, &process_ns), ++at);
+            cr_assert_eq(replay_next(&replay, &process_ns), at + 0.5);
         }
+        cr_assert_lt(at, RECORDED);
         before = at + 1;
     }
     cr_expect_gt(jumps, BLOCKS - 3);   /* from anywhere to anywhere */
+}
+
+Test(replay, of_fewer_pairs_than_a_block_goes_round)
+{
+    static struct recorded_pair pairs[3];
+    struct recording recording;
+    struct replay replay;
+    uint64_t process_ns;
+
+    fill_recording(&recording, pairs, 3);
+    replay_start(&replay, &recording, 1, 0);
+    for (int i = 0; i < 9; i++) {
+        cr_assert_eq(replay_next(&replay, &process_ns), i % 3);
+        replay_next(&replay, &process_ns);
+    }
+}
+
+/* What is disturbed is so by what else went on, whatever was measured; and a run replaces it up to its cap. */
+Test(replay, is_watched_as_real_runs_are)
+{
+    static struct recorded_pair pairs[300];
+    struct recording recording;
+    struct simulated machine = { .process_ns = 0 };
+    struct ab_watch watch = simulated_watch(&machine);
+    struct executor executor = simulated_executor(&machine), sides[AB_SIDES] = { executor, executor };
+    struct ab_options options = { .rules = ab_rules_default(), .watch = &watch };
+    struct ab_report report;
+    struct suite suite;
+    struct plim_err err = PLIM_ERR_INIT;
+    static const char text[] = "{ \"schema\": { \"name\": \"plimsoll-suite\", \"major\": 1 }, \"name\": \"s\","
+                               "  \"cases\": [ { \"name\": \"spin\", \"workload\": { \"kind\": \"spin\" } } ] }";
+    uint64_t process_ns;
+    char why[80];
+
+    fill_recording(&recording, pairs, 300);
+    for (size_t i = 0; i < 300; i++)
+        pairs[i].values[0] = pairs[i].values[1] = 0.001 * (double)(i % 3);
+    replay_start(&machine.replay, &recording, 1, 0);
+    for (int i = 0; i < 90; i++) {
+        replay_next(&machine.replay, &process_ns);
+        replay_next(&machine.replay, &process_ns);
+        cr_assert_eq(watch.end(watch.context, why, sizeof why), machine.replay.pair % 3 == 0);
+    }
+    cr_assert_eq(suite_parse(&suite, "s", text, sizeof text - 1, &err), 0, "%s", err.message);
+    replay_start(&machine.replay, &recording, 1, 0);
+    cr_assert_eq(ab_run(&suite, sides, &options, &report, &err), 0, "%s", err.message);
+    cr_expect(report.cases[0].replaced >= 2 && report.cases[0].replaced <= 4, "%zu", report.cases[0].replaced);
+    cr_expect_eq(report.cases[0].stages[AB_SCREEN].count, 8);
+    ab_release(&report);
+    suite_release(&suite);
 }
 
 /* A minute a case is kept to on the simulated clock, however restless the machine. */
