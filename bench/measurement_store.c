@@ -84,7 +84,7 @@ static int add_program(XXH3_state_t *state, struct plim_err *err)
 static int make_key(const struct plim_quantize_options *o, const struct plim_parameters *parameters, const char *model,
                     uint64_t *key, struct plim_err *err)
 {
-    uint64_t shape[5] = { o->measurement_rows, o->measurement_length, o->seed, o->as_exllamav2,
+    uint64_t shape[6] = { o->measurement_rows, o->measurement_length, o->sensitivity_rows, o->seed, o->as_exllamav2,
                           (uint64_t)parameters->count[PLIM_BACKEND] };
     XXH3_state_t *state = XXH3_createState();
     int rc = -1;

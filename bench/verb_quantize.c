@@ -37,6 +37,9 @@ static const struct flag options[] = {
       FLAG_FIELD(struct arguments, options.measurement_rows), .low = 1, .high = LENGTH_LIMIT },
     { "measurement-length", "N", "Tokens of a row of the measurement (default: 2048)",
       FLAG_FIELD(struct arguments, options.measurement_length), .low = 2, .high = LENGTH_LIMIT },
+    { "sensitivity-rows", "N", "Rows of the measurement to measure with what each block's errors do to the predictions; 0: they "
+                               "weigh the same (default: 4)",
+      FLAG_FIELD(struct arguments, options.sensitivity_rows), .low = 0, .high = LENGTH_LIMIT },
     { "measurement", "FILE", "Use the measurement.json of an earlier job of this model",
       FLAG_FIELD(struct arguments, options.measurement) },
     { "measure-only", NULL, "End with measurement.json in the job directory",
@@ -64,6 +67,7 @@ static error_t parse_option(int key, char *text, struct argp_state *state)
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->flags;
+        o->sensitivity_rows = PLIM_QUANTIZE_SENSITIVITY_ROWS;
         return 0;
     case ARGP_KEY_ARG:
         if (o->output_directory)
@@ -129,7 +133,8 @@ static int print_summary(const struct arguments *a, const struct plim_quantize_s
     printf("\n%s: %.4f bits per weight (target %g), head %.4f, %s; digest %s\n", a->options.output_directory,
            s->bits_per_weight, a->options.bits_per_weight, s->head_bits_per_weight,
            plim_format_bytes(bytes, sizeof bytes, s->output_bytes), s->digest);
-    printf("allocation: squared error %.6g, no choice has less than %.6g\n", s->squared_error, s->squared_error_bound);
+    printf("allocation: %s %.6g, no choice has less than %.6g\n",
+           s->weighted ? "KL divergence to expect" : "squared error", s->loss, s->loss_bound);
     printf("time: measurement %.1f s, quantisation %.1f s, compilation %.1f s\n", s->measurement_s, s->quantisation_s,
            s->compile_s);
     uint64_t peak = s->measurement.peak_bytes[PLIM_FAST] > s->quantisation.peak_bytes[PLIM_FAST]
@@ -177,8 +182,8 @@ static int print_json(const struct plim_quantize_summary *s, struct plim_err *er
     cJSON *root = cJSON_CreateObject();
     cJSON_AddNumberToObject(root, "bits_per_weight", s->bits_per_weight);
     cJSON_AddNumberToObject(root, "head_bits_per_weight", s->head_bits_per_weight);
-    cJSON_AddNumberToObject(root, "squared_error", s->squared_error);
-    cJSON_AddNumberToObject(root, "squared_error_bound", s->squared_error_bound);
+    cJSON_AddNumberToObject(root, "loss", s->loss);
+    cJSON_AddNumberToObject(root, "loss_bound", s->loss_bound);
     cJSON_AddNumberToObject(root, "measurement_s", s->measurement_s);
     cJSON_AddNumberToObject(root, "quantisation_s", s->quantisation_s);
     cJSON_AddNumberToObject(root, "compile_s", s->compile_s);

@@ -86,6 +86,8 @@ static const struct argument_row quantize_arguments[] = {
       "own: part of the work; shared: made by the first case of this model and rows, outside what is measured, and kept beside the model" },
     { "measurement_rows", ARGUMENT_COUNT, "4", 0, TOKENS_LIMIT, NULL, "rows of the measurement" },
     { "measurement_length", ARGUMENT_COUNT, "512", 0, TOKENS_LIMIT, NULL, "tokens of each" },
+    { "sensitivity_rows", ARGUMENT_COUNT, "4", 0, TOKENS_LIMIT, NULL,
+      "of them, to measure what each block's errors do to the predictions; 0: they weigh the same" },
     { "text", ARGUMENT_FILE, "", 0, 0, NULL, "to compare the result with the dense model on; empty: random ids" },
     { "tokens", ARGUMENT_COUNT, "0", 0, TOKENS_LIMIT, NULL, "of the text; 0: no comparison" },
     { "window", ARGUMENT_COUNT, "512", 2, TOKENS_LIMIT, NULL, "tokens run from an empty cache" },

@@ -52,6 +52,7 @@ static struct plim_quantize_options options_of(const struct workload_run *run)
         .length = count_argument(run, "length"),
         .measurement_rows = count_argument(run, "measurement_rows"),
         .measurement_length = count_argument(run, "measurement_length"),
+        .sensitivity_rows = count_argument(run, "sensitivity_rows"),
         .as_exllamav2 = strcmp(argument_text(arguments, "method"), "exllamav2") == 0,
         .round_to_nearest = strcmp(argument_text(arguments, "method"), "rtn") == 0,
         .seed = (uint64_t)argument_count(arguments, "seed"),

@@ -115,6 +115,13 @@ struct quantize_ops {
     /* The same sums for any number of threads. */
     int (*multiply)(struct backend *backend, const struct matrix_product *product, struct plim_err *err);
 
+    /*
+     * divergence [rows] (host) = KL(softmax(reference) || softmax(logits)) of each row, nats; both [rows, vocab], device. Sums
+     * in double: between a model and itself with one block quantised it is 1e-4 and less.
+     */
+    int (*divergence)(struct backend *backend, const float *reference, const float *logits, size_t rows, size_t vocab,
+                      double *divergence, struct plim_err *err);
+
     /* Returns when all that was asked for is done. NULL: an operation is done when it returns. */
     int (*wait)(struct backend *backend, struct plim_err *err);
 

@@ -25,7 +25,6 @@ static int read_entry(struct conversion *c, size_t index, struct plim_json measu
     if ((int)plim_json_length(list) != count)
         return plim_json_err(list, err, "%zu options, expected %d", plim_json_length(list), count);
     *weights += module_weights(&m);
-    slot->name = "";
     slot->option_count = count;
     for (int option = 0; option < count; option++) {
         struct plim_json item = plim_json_at(list, (size_t)option);
@@ -53,6 +52,34 @@ static int read_entry(struct conversion *c, size_t index, struct plim_json measu
     return 0;
 }
 
+/*
+ * What squared errors of each block weigh. Measurements of ExLlamaV2, earlier ones of ours and those that were told not to have
+ * no sensitivities.
+ */
+static int read_sensitivities(struct conversion *c, struct plim_json root, struct allocation_slot *slots, bool *weighted,
+                              struct plim_err *err)
+{
+    struct plim_json sensitivity = plim_json_get(root, "sensitivity");
+
+    *weighted = c->options.sensitivity_rows > 0 && plim_json_has(sensitivity);
+    for (size_t i = 0; i < c->block_count; i++) {
+        char key[160];
+        slots[i].weight = 1;
+        if (!*weighted)
+            continue;
+        if (module_name(c, i, key, err) < 0)
+            return -1;
+        struct plim_json value = plim_json_get(plim_json_get(plim_json_get(sensitivity, "blocks"), key), "sensitivity");
+        if (plim_json_double(value, &slots[i].weight, err) < 0)
+            return plim_err_wrap(err, "block %s", key);
+        if (!(slots[i].weight >= 0 && slots[i].weight < 1e12))
+            return plim_json_err(value, err, "%g, expected a number of at least 0", slots[i].weight);
+    }
+    if (c->options.sensitivity_rows > 0 && !*weighted)
+        conversion_log(c, "%s has no sensitivities: errors of all blocks weigh the same", c->options.measurement);
+    return 0;
+}
+
 static int write_choice(struct conversion *c, const struct allocation *allocation, uint64_t budget, uint64_t weights,
                         struct plim_err *err)
 {
@@ -60,8 +87,8 @@ static int write_choice(struct conversion *c, const struct allocation *allocatio
     bool fine = root && cJSON_AddNumberToObject(root, "bits", (double)allocation->bits) &&
                 cJSON_AddNumberToObject(root, "budget_bits", (double)budget) &&
                 cJSON_AddNumberToObject(root, "weights", (double)weights) &&
-                cJSON_AddNumberToObject(root, "squared_error", allocation->squared_error) &&
-                cJSON_AddNumberToObject(root, "squared_error_bound", allocation->lower_bound) &&
+                cJSON_AddNumberToObject(root, "loss", allocation->loss) &&
+                cJSON_AddNumberToObject(root, "loss_bound", allocation->lower_bound) &&
                 cJSON_AddNumberToObject(root, "worst_error", allocation->worst_error) &&
                 (choices = cJSON_AddObjectToObject(root, "options"));
     for (size_t i = 0; fine && i < c->block_count; i++) {
@@ -80,6 +107,7 @@ int allocate_options(struct conversion *c, struct plim_err *err)
     const char *given = c->options.measurement;
     struct allocation_slot *slots = NULL;
     struct allocation allocation;
+    bool weighted;
     char path[JOB_PATH_BYTES];
     cJSON *root = NULL;
     uint64_t weights = 0;
@@ -96,16 +124,20 @@ int allocate_options(struct conversion *c, struct plim_err *err)
     for (size_t i = 0; i < c->block_count; i++)
         if (read_entry(c, i, measurement, &slots[i], &weights, err) < 0)
             goto out;
+    if (read_sensitivities(c, plim_json_root(root, given ? given : path), slots, &weighted, err) < 0)
+        goto out;
     uint64_t budget = (uint64_t)floor((double)weights * c->options.bits_per_weight);
     if (allocate(slots, c->block_count, budget, weights, c->pool, c->choice, &allocation, err) < 0)
         goto out;
     for (size_t i = 0; i < c->block_count; i++)
         c->expected_error[i] = slots[i].option[c->choice[i]].error;
     c->summary->bits_per_weight = (double)allocation.bits / (double)weights;
-    c->summary->squared_error = allocation.squared_error;
-    c->summary->squared_error_bound = allocation.lower_bound;
-    conversion_log(c, "allocation: %.5f of %.5f bits a weight, sum of squared errors %.6g, no choice has less than %.6g",
-                   c->summary->bits_per_weight, c->options.bits_per_weight, allocation.squared_error,
+    c->summary->loss = allocation.loss;
+    c->summary->loss_bound = allocation.lower_bound;
+    c->summary->weighted = weighted;
+    conversion_log(c, "allocation: %.5f of %.5f bits a weight, %s %.6g, no choice has less than %.6g",
+                   c->summary->bits_per_weight, c->options.bits_per_weight,
+                   weighted ? "KL divergence to expect" : "sum of squared errors", allocation.loss,
                    allocation.lower_bound);
     rc = write_choice(c, &allocation, budget, weights, err);
 

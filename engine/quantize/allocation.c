@@ -17,7 +17,7 @@ struct state {
     int32_t option;
 };
 
-/* A slot's options that are worth having: on the lower convex hull of (bits, squared error), by rising bits. */
+/* A slot's options that are worth having: on the lower convex hull of (bits, loss), by rising bits. */
 struct hull {
     int count;
     int option[ALLOCATION_MAX_OPTIONS];
@@ -42,13 +42,13 @@ struct solver {
     struct state *states;         /* of all slots, end to end; state_begin[i] .. state_begin[i + 1] are slot i's */
     size_t *state_begin;
     struct state *candidates;     /* of one slot, before dominance */
-    double incumbent;             /* squared error of the best complete choice known */
+    double incumbent;             /* loss of the best complete choice known */
     double merged_below;          /* least bound of a partial choice that was merged away; INFINITY: none was */
 };
 
-static double squared(const struct allocation_slot *slot, int option)
+static double loss_of(const struct allocation_slot *slot, int option)
 {
-    return slot->option[option].error * slot->option[option].error;
+    return slot->weight * slot->option[option].error * slot->option[option].error;
 }
 
 /* ---- the linear relaxation ---- */
@@ -71,7 +71,7 @@ static int next_on_hull(const struct allocation_slot *slot, int from)
     for (int o = 0; o < slot->option_count; o++) {
         if (slot->option[o].bits <= slot->option[from].bits)
             continue;
-        double rate = (squared(slot, from) - squared(slot, o)) /
+        double rate = (loss_of(slot, from) - loss_of(slot, o)) /
                       (double)(slot->option[o].bits - slot->option[from].bits);
         if (rate > best_rate || (rate == best_rate && best >= 0 && slot->option[o].bits > slot->option[best].bits)) {
             best = o;
@@ -108,7 +108,7 @@ static void build_steps(struct solver *s)
             int from = hull->option[h - 1], to = hull->option[h];
             struct step *step = &s->steps[s->step_count++];
             step->bits = slot->option[to].bits - slot->option[from].bits;
-            step->saving = squared(slot, from) - squared(slot, to);
+            step->saving = loss_of(slot, from) - loss_of(slot, to);
             step->saving_per_bit = step->saving / (double)step->bits;
             step->slot = (uint32_t)i;
         }
@@ -156,7 +156,7 @@ static void greedy(struct solver *s, int *choice)
             const struct allocation_slot *slot = &s->slots[i];
             uint64_t others = bits - slot->option[choice[i]].bits;
             for (int o = 0; o < slot->option_count; o++) {
-                double saving = squared(slot, choice[i]) - squared(slot, o);
+                double saving = loss_of(slot, choice[i]) - loss_of(slot, o);
                 uint64_t extra = slot->option[o].bits > slot->option[choice[i]].bits
                                      ? slot->option[o].bits - slot->option[choice[i]].bits
                                      : 1;
@@ -182,7 +182,7 @@ static double error_of(const struct solver *s, const int *choice)
 {
     double sum = 0;
     for (size_t i = 0; i < s->slot_count; i++)
-        sum += squared(&s->slots[i], choice[i]);
+        sum += loss_of(&s->slots[i], choice[i]);
     return sum;
 }
 
@@ -222,7 +222,7 @@ static void rest_at_cheapest(const struct solver *s, size_t first, uint64_t *bit
     for (size_t i = first; i < s->slot_count; i++) {
         int o = s->hulls[i].option[0];
         *bits += s->slots[i].option[o].bits;
-        *error += squared(&s->slots[i], o);
+        *error += loss_of(&s->slots[i], o);
     }
 }
 
@@ -261,7 +261,7 @@ static size_t extend(struct solver *s, size_t i, const struct state *previous, s
     for (size_t p = 0; p < previous_count; p++)
         for (int o = 0; o < slot->option_count; o++)
             s->candidates[count++] = (struct state){ previous[p].bits + slot->option[o].bits,
-                                                     previous[p].error + squared(slot, o), (uint32_t)p, o };
+                                                     previous[p].error + loss_of(slot, o), (uint32_t)p, o };
     count = drop_dominated(s->candidates, count);
     size_t kept = 0;
     for (size_t c = 0; c < count; c++) {
@@ -341,12 +341,12 @@ static int refuse_budget(const struct solver *s, uint64_t least, uint64_t weight
 
 static void describe(const struct solver *s, const int *choice, struct allocation *out)
 {
-    *out = (struct allocation){ .squared_error = error_of(s, choice) };
+    *out = (struct allocation){ .loss = error_of(s, choice) };
     for (size_t i = 0; i < s->slot_count; i++) {
         out->bits += s->slots[i].option[choice[i]].bits;
         out->worst_error = fmax(out->worst_error, s->slots[i].option[choice[i]].error);
     }
-    out->lower_bound = fmin(out->squared_error, s->merged_below);
+    out->lower_bound = fmin(out->loss, s->merged_below);
 }
 
 static void *workspace(struct solver *s, size_t bytes, struct plim_err *err)
@@ -381,7 +381,7 @@ int allocate(const struct allocation_slot *slots, size_t slot_count, uint64_t bu
     if (search(&s, choice, err) < 0)
         goto out;
     describe(&s, choice, out);
-    out->lower_bound = fmax(out->lower_bound, fmin(relaxed, out->squared_error));
+    out->lower_bound = fmax(out->lower_bound, fmin(relaxed, out->loss));
     rc = 0;
 out:
     plim_pool_free(pool, s.hulls);

@@ -2,11 +2,11 @@
 #define PLIM_ALLOCATION_H
 
 /*
- * Which option each module gets: the least sum of squared errors whose size stays within a budget of bits.
+ * Which option each module gets: the least sum of weighted squared errors whose size stays within a budget of bits.
  *
  * A multiple-choice knapsack (Kellerer, Pferschy, Pisinger, "Knapsack Problems", 2004, chapter 11). Relative errors of
- * modules that feed one residual stream add up like independent noise, hence the squares. Solved by dominance: partial
- * choices are kept as (bits, error) pairs that no other pair beats in both, and dropped when even the linear relaxation
+ * modules that feed one residual stream add up like independent noise, hence the squares; the weight says what a module's
+ * error does to the predictions. Solved by dominance: partial choices are kept as (bits, error) pairs that no other pair beats in both, and dropped when even the linear relaxation
  * of what is left cannot bring them below the best complete choice known. That is exact unless more than STATE_LIMIT
  * pairs survive; then neighbours are merged, and `lower_bound` says how far from the optimum the answer can be.
  *
@@ -27,15 +27,15 @@ struct allocation_option {
 };
 
 struct allocation_slot {
-    const char *name;                 /* for errors */
     int option_count;
+    double weight;                    /* of its squared error, >= 0; 1 for all: they weigh the same */
     struct allocation_option option[ALLOCATION_MAX_OPTIONS];
 };
 
 struct allocation {
     uint64_t bits;                    /* <= the budget */
-    double squared_error;             /* of the choice */
-    double lower_bound;               /* no choice within the budget has less; equal to squared_error: optimal */
+    double loss;                      /* of the choice: sum of weight x error^2 */
+    double lower_bound;               /* no choice within the budget has less; equal to loss: optimal */
     double worst_error;               /* of one module */
 };
 

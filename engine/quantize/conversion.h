@@ -31,6 +31,7 @@ struct conversion {
     struct states current, target;            /* inputs of the block that is next; its outputs */
     struct states dense;                      /* what the dense model has there; unopened: drift is not made up for */
 
+    size_t sensitivity_rows, sensitivity_length;   /* 0 rows: none are measured */
     size_t block_count;                       /* 2 a layer: attention, MLP, attention, ... */
     int *choice;                              /* [block_count] option of each */
     double *expected_error;                   /* [block_count] */
@@ -48,6 +49,11 @@ void conversion_progress_part(struct conversion *c, const char *what, size_t don
 
 /* Opens run and both sets of states for a stage's rows, and embeds the tokens into `current`. */
 int conversion_rows_open(struct conversion *c, const struct calibration_rows *rows, struct plim_err *err);
+/* Embeds the tokens into the first rows of `current`. */
+int conversion_embed(struct conversion *c, const struct calibration_rows *rows, struct plim_err *err);
+/* Tokens first .. of a row, normed as the head wants them: normed [tokens, width], device. */
+int conversion_norm_states(struct conversion *c, const struct states *s, size_t row, size_t first, size_t tokens,
+                           float *normed, struct plim_err *err);
 /* After it: opens `dense`, with the same states. conversion_rows_close closes it too. */
 int conversion_dense_open(struct conversion *c, struct plim_err *err);
 void conversion_rows_close(struct conversion *c);
@@ -73,6 +79,7 @@ struct module {
     bool drops_weights;                       /* the layer's own weights go once the rows have run */
     bool one_at_work;                         /* of the two Hessians, the other waits in the slow tier */
     bool rows_twice;                          /* the rows run once for each Hessian */
+    struct states *variant;                   /* NULL, or gets the quantised block's output of sensitivity rows */
     int damping_attempts;
 };
 
@@ -145,8 +152,31 @@ int usage_from_json(struct plim_quantize_usage *usage, struct plim_json json, st
 
 /* ---- stages ---- */
 
-/* measure-*.json of every block that has none yet, then measurement.json. */
+/* measure-*.json of every block that has none yet, then sensitivities, then measurement.json. */
 int measure_blocks(struct conversion *c, struct plim_err *err);
+
+/* ---- sensitivities (sensitivity.c) ---- */
+
+/* How many rows of how many tokens; and which of the measurement's is row `row` of them. */
+void sensitivity_set_rows(struct conversion *c);
+size_t sensitivity_row(const struct conversion *c, size_t row);
+
+/* The option that a block is quantised with for its variant of the states. */
+int sensitivity_option(enum block_kind kind);
+
+/* The output of the block that is being measured for those rows: variant-*.bin, written before the block's record. */
+int sensitivity_variant_open(struct conversion *c, struct states *variant, struct plim_err *err);
+int sensitivity_variant_save(struct conversion *c, size_t index, struct states *variant, struct plim_err *err);
+/* Also when none is needed any more. */
+bool sensitivity_has_variant(const struct conversion *c, size_t index);
+
+/* sensitivity.json, once all blocks are measured; the variants go then. */
+int measure_sensitivities(struct conversion *c, struct plim_err *err);
+
+/* Adds "sensitivity" to a measurement that has all its entries. */
+int sensitivity_add(struct conversion *c, cJSON *root, struct plim_err *err);
+
+/* ---- allocation ---- */
 
 /* Fills choice and expected_error from measurement.json, or from options.measurement. */
 int allocate_options(struct conversion *c, struct plim_err *err);

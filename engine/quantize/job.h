@@ -8,6 +8,8 @@
  *     lock                       held by the process that works on the job
  *     job.json                   what the job is: model, calibration, options. Another one is refused
  *     measure-00003.json         errors and sizes of every option of block 3 (layer 1, MLP)
+ *     variant-00003.bin          what block 3 quantised makes of the states (sensitivity.c), until all are measured
+ *     sensitivity.json           the divergence of each
  *     states-measure-00012.bin   the calibration states before block 12, saved every few minutes (checkpoint.h)
  *     measurement.json           all of them, in ExLlamaV2's own format
  *     allocation.json            the option of each block

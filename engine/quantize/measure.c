@@ -23,7 +23,7 @@ static bool has_record(const struct conversion *c, size_t index)
 {
     char name[40];
     record_name(index, name);
-    return job_has(&c->job, name);
+    return job_has(&c->job, name) && sensitivity_has_variant(c, index);
 }
 
 /* ---- the options of one block ---- */
@@ -74,6 +74,26 @@ static int install_option(struct module *m, struct current_option *now, int opti
     return 0;
 }
 
+static int measure_option(struct module *m, struct current_option *now, int option, struct block_error *error,
+                          struct plim_err *err)
+{
+    struct conversion *c = m->c;
+    struct states variant = { 0 };
+    bool keep = c->sensitivity_rows > 0 && option == sensitivity_option(m->kind);
+    int rc = install_option(m, now, option, err);
+
+    if (rc == 0 && keep)
+        rc = sensitivity_variant_open(c, &variant, err);
+    m->variant = keep ? &variant : NULL;
+    if (rc == 0)
+        rc = module_quantised(m, false, error, err);
+    m->variant = NULL;
+    if (rc == 0 && keep)
+        rc = sensitivity_variant_save(c, m->index, &variant, err);
+    states_close(&variant);
+    return rc;
+}
+
 static int measure_options(struct module *m, struct block_error *errors, struct plim_err *err)
 {
     struct current_option now = { 0 };
@@ -84,9 +104,7 @@ static int measure_options(struct module *m, struct block_error *errors, struct 
     snprintf(what, sizeof what, "measuring %s", m->key);
     for (int option = 0; option < module_option_count(m->kind) && rc == 0; option++) {
         conversion_progress_part(m->c, what, (size_t)option, (size_t)module_option_count(m->kind), start);
-        rc = install_option(m, &now, option, err);
-        if (rc == 0)
-            rc = module_quantised(m, false, &errors[option], err);
+        rc = measure_option(m, &now, option, &errors[option], err);
     }
     for (int p = 0; p < m->matrix_count; p++)
         drop_matrix(m, &now, p);
@@ -245,7 +263,8 @@ static int write_measurement(struct conversion *c, struct plim_err *err)
         json_memory(err);
         goto out;
     }
-    rc = job_write(&c->job, "measurement.json", root, err);
+    if (sensitivity_add(c, root, err) == 0)
+        rc = job_write(&c->job, "measurement.json", root, err);
 
 out:
     cJSON_Delete(root);
@@ -284,5 +303,5 @@ int measure_blocks(struct conversion *c, struct plim_err *err)
     if (rc < 0)
         return plim_err_wrap(err, "measuring");
     checkpoint_clear(c, "measure");
-    return write_measurement(c, err);
+    return measure_sensitivities(c, err) < 0 ? -1 : write_measurement(c, err);
 }

@@ -333,6 +333,15 @@ static void sum_tokens(void *context, size_t begin, size_t end, int thread)
     }
 }
 
+/* Of a row that sensitivities are measured with, the first tokens. */
+static void keep_variant(const struct row_comparison *r, size_t first, size_t tokens, const float *hidden)
+{
+    struct states *v = r->m->variant;
+    for (size_t row = 0; row < v->rows && first < v->length; row++)
+        if (sensitivity_row(r->m->c, row) == r->row)
+            memcpy(v->row[row] + first * v->width, hidden, plim_min(tokens, v->length - first) * v->width * sizeof *hidden);
+}
+
 static int compare_output(void *context, size_t first, size_t tokens, const float *hidden, struct plim_err *err)
 {
     struct row_comparison *r = context;
@@ -349,6 +358,8 @@ static int compare_output(void *context, size_t first, size_t tokens, const floa
             r->token_sum += sums.reference[t] > 0 ? sums.difference[t] / sums.reference[t] : sums.difference[t] > 0;
         }
     }
+    if (r->m->variant)
+        keep_variant(r, first, tokens, hidden);
     /* This chunk of the input has been read, and no later chunk reads it again. */
     if (r->advance)
         memcpy(c->current.row[r->row] + first * width, hidden, tokens * width * sizeof *hidden);

@@ -263,27 +263,17 @@ static int pass_block(struct conversion *c, size_t index, struct plim_err *err)
 
 /* ---- the head ---- */
 
-/* Normed final states of one chunk. */
-static int norm_states(struct conversion *c, const struct states *s, size_t row, size_t first, size_t tokens,
-                       float *normed, struct plim_err *err)
-{
-    struct block *b = &c->run.block;
-    if (b->ops->upload(b->backend, normed, s->row[row] + first * s->width, tokens * s->width * sizeof(float), err) < 0)
-        return -1;
-    return block_norm(b, normed, c->model->final_norm, tokens, s->width, normed, err);
-}
-
 /* The current ones, in c->run.hidden. */
 static int norm_chunk(struct conversion *c, size_t row, size_t first, size_t tokens, struct plim_err *err)
 {
-    return norm_states(c, &c->current, row, first, tokens, c->run.hidden, err);
+    return conversion_norm_states(c, &c->current, row, first, tokens, c->run.hidden, err);
 }
 
 static int head_drift(struct conversion *c, struct drift *drift, size_t row, size_t first, size_t tokens, float *dense,
                       struct plim_err *err)
 {
     struct block *b = &c->run.block;
-    if (norm_states(c, &c->dense, row, first, tokens, dense, err) < 0 ||
+    if (conversion_norm_states(c, &c->dense, row, first, tokens, dense, err) < 0 ||
         b->ops->add(b->backend, dense, c->run.hidden, -1.0f, tokens * c->dense.width, err) < 0)
         return -1;
     return drift_add(drift, c->run.hidden, dense, tokens, 1, err);

@@ -53,7 +53,7 @@ void conversion_progress_part(struct conversion *c, const char *what, size_t don
 
 /* ---- rows ---- */
 
-static int embed_rows(struct conversion *c, const struct calibration_rows *rows, struct plim_err *err)
+int conversion_embed(struct conversion *c, const struct calibration_rows *rows, struct plim_err *err)
 {
     struct backend *backend = &c->engine->backend;
     const struct model_config *config = &c->model->files.config;
@@ -88,11 +88,20 @@ int conversion_rows_open(struct conversion *c, const struct calibration_rows *ro
     plim_pool_set_scope(c->pool, "calibration");
     if (block_run_open(&c->run, c->model, rows->length, err) < 0 ||
         states_open(&c->current, c->pool, rows->rows, rows->length, width, err) < 0 ||
-        states_open(&c->target, c->pool, rows->rows, rows->length, width, err) < 0 || embed_rows(c, rows, err) < 0) {
+        states_open(&c->target, c->pool, rows->rows, rows->length, width, err) < 0 || conversion_embed(c, rows, err) < 0) {
         conversion_rows_close(c);
         return -1;
     }
     return 0;
+}
+
+int conversion_norm_states(struct conversion *c, const struct states *s, size_t row, size_t first, size_t tokens,
+                           float *normed, struct plim_err *err)
+{
+    struct block *b = &c->run.block;
+    if (b->ops->upload(b->backend, normed, s->row[row] + first * s->width, tokens * s->width * sizeof(float), err) < 0)
+        return -1;
+    return block_norm(b, normed, c->model->final_norm, tokens, s->width, normed, err);
 }
 
 int conversion_dense_open(struct conversion *c, struct plim_err *err)
@@ -209,6 +218,8 @@ static int identify(struct conversion *c, struct plim_err *err)
     char model[33], measurement[33] = "none", library[200], core[64];
     enum plim_isa isa;
     cJSON *identity = cJSON_CreateObject();
+    /* Of an earlier measurement they are used or not. */
+    size_t sensitivity_rows = o->measurement ? plim_min(o->sensitivity_rows, (size_t)1) : c->sensitivity_rows;
     int rc = -1;
 
     backend_blas_describe(library, sizeof library, core, sizeof core);
@@ -219,13 +230,14 @@ static int identify(struct conversion *c, struct plim_err *err)
     if (plim_isa_select(&isa, err) < 0 || model_digest(c->model, o->model_directory, model, err) < 0 ||
         (o->measurement && file_digest(o->measurement, measurement, err) < 0))
         goto out;
-    if (!cJSON_AddNumberToObject(identity, "format", 3) || !cJSON_AddStringToObject(identity, "model", model) ||
+    if (!cJSON_AddNumberToObject(identity, "format", 4) || !cJSON_AddStringToObject(identity, "model", model) ||
         !cJSON_AddNumberToObject(identity, "bits_per_weight", o->bits_per_weight) ||
         !cJSON_AddNumberToObject(identity, "head_bits", o->head_bits) ||
         !cJSON_AddNumberToObject(identity, "rows", (double)c->calibration.quantisation.rows) ||
         !cJSON_AddNumberToObject(identity, "length", (double)c->calibration.quantisation.length) ||
         !cJSON_AddNumberToObject(identity, "measurement_rows", (double)c->calibration.measurement.rows) ||
         !cJSON_AddNumberToObject(identity, "measurement_length", (double)c->calibration.measurement.length) ||
+        !cJSON_AddNumberToObject(identity, "sensitivity_rows", (double)sensitivity_rows) ||
         !cJSON_AddStringToObject(identity, "calibration", c->calibration.digest) ||
         !cJSON_AddStringToObject(identity, "measurement", measurement) ||
         !cJSON_AddNumberToObject(identity, "shard_bytes", (double)o->shard_bytes) ||
@@ -301,6 +313,7 @@ static int open_parts(struct conversion *c, struct plim_err *err)
     s->module_count = c->block_count + 1;
     if (calibration_open(&c->calibration, c->model, o, err) < 0)
         return -1;
+    sensitivity_set_rows(c);
     if (open_job(c, err) < 0)
         return -1;
     if (!c->job.resumed && !directory_is_empty(o->output_directory))
@@ -317,7 +330,8 @@ static int run_stages(struct conversion *c, struct plim_err *err)
 
     if (c->options.progress)
         plim_progress_start(&c->progress, c->options.progress, "quantize", "blocks",
-                            (c->options.measurement ? 1 : 2) * c->block_count + 2);
+                            (c->options.measurement ? 1 : 2) * c->block_count + 2 +
+                                (c->sensitivity_rows ? c->block_count + 1 : 0));
     if (!c->options.measurement && measure_blocks(c, err) < 0)
         return -1;
     uint64_t measured = plim_now_ns();

@@ -21,7 +21,7 @@ static void random_slots(struct plim_random *random, struct allocation_slot *slo
 {
     for (size_t i = 0; i < count; i++) {
         double scale = exp(plim_random_normal(random)) * 0.1;
-        slots[i] = (struct allocation_slot){ .name = "slot", .option_count = options };
+        slots[i] = (struct allocation_slot){ .option_count = options, .weight = exp(plim_random_normal(random)) };
         for (int o = 0; o < options; o++) {
             double bits = 2.1 + 6 * plim_random_double(random);
             slots[i].option[o].bits = (uint64_t)(bits * 100000);
@@ -44,7 +44,7 @@ static double brute_force(const struct allocation_slot *slots, size_t count, uin
             const struct allocation_option *option = &slots[i].option[rest % (size_t)slots[i].option_count];
             rest /= (size_t)slots[i].option_count;
             bits += option->bits;
-            error += option->error * option->error;
+            error += slots[i].weight * option->error * option->error;
         }
         if (bits <= budget && error < best)
             best = error;
@@ -73,7 +73,7 @@ Test(allocation, equals_brute_force_on_small_cases)
         }
         cr_assert_eq(rc, 0, "%s", err.message);
         cr_assert_leq(allocation.bits, budget);
-        cr_assert_float_eq(allocation.squared_error, best, best * 1e-12, "trial %d", trial);
+        cr_assert_float_eq(allocation.loss, best, best * 1e-12, "trial %d", trial);
         cr_assert_float_eq(allocation.lower_bound, best, best * 1e-12, "trial %d", trial);
     }
     cr_assert_eq(plim_pool_close(pool), 0);
@@ -97,15 +97,15 @@ Test(allocation, a_large_model_is_solved_to_a_tight_bound)
     cr_assert_eq(bits, allocation.bits);
     cr_assert_leq(bits, budget);
     cr_assert_gt((double)bits, 0.999 * (double)budget);
-    cr_assert_leq(allocation.lower_bound, allocation.squared_error);
-    cr_assert_gt(allocation.lower_bound, 0.999 * allocation.squared_error);
+    cr_assert_leq(allocation.lower_bound, allocation.loss);
+    cr_assert_gt(allocation.lower_bound, 0.999 * allocation.loss);
     cr_assert_eq(plim_pool_close(pool), 0);
 }
 
 Test(allocation, says_which_rates_can_be_reached)
 {
     struct plim_pool *pool = open_pool();
-    struct allocation_slot slot = { "m", 2, { { 250, 0.5 }, { 800, 0.1 } } };
+    struct allocation_slot slot = { 2, 1, { { 250, 0.5 }, { 800, 0.1 } } };
     struct allocation allocation;
     struct plim_err err = PLIM_ERR_INIT;
     int choice;

@@ -189,7 +189,7 @@ Test(conversion, is_better_than_exllamav2_on_the_same_tokens)
     check_measurement(scratch_path(&s, "out.job/measurement.json"), false);
     check_modules(scratch_path(&s, "out.job/modules.json"), "4.0", false);
     cr_assert_leq(summary.bits_per_weight, 4.0);
-    cr_assert_eq(summary.squared_error, summary.squared_error_bound, "the allocation is not optimal");
+    cr_assert_eq(summary.loss, summary.loss_bound, "the allocation is not optimal");
     cr_assert_eq(summary.rows, 8);
     cr_assert_eq(summary.measurement_length, 256);
     check_config(scratch_path(&s, "out/config.json"));

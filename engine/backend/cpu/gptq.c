@@ -421,6 +421,7 @@ const struct quantize_ops cpu_quantize_ops = {
     .spread_errors = cpu_spread_errors,
     .pack_group = cpu_pack_group,
     .multiply = cpu_multiply,
+    .divergence = cpu_divergence,
     .invert_bytes = cpu_invert_bytes,
     .search_bytes = search_bytes,
 };

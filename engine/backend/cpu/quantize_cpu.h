@@ -1,7 +1,7 @@
 #ifndef PLIM_QUANTIZE_CPU_H
 #define PLIM_QUANTIZE_CPU_H
 
-/* The quantizer's operations on the CPU, as in quantize_ops.h. hessian.c, cholesky.c, gather.c, gptq.c. */
+/* The quantizer's operations on the CPU, as in quantize_ops.h. hessian.c, cholesky.c, gather.c, gptq.c, divergence.c. */
 
 #include "quantize_ops.h"
 
@@ -27,5 +27,7 @@ int cpu_quantise_rows(struct backend *backend, float *w, size_t rows, size_t out
                       uint8_t *codes, float *errors, struct plim_err *err);
 int cpu_spread_errors(struct backend *backend, float *rest, size_t rest_rows, size_t out_features, const float *u,
                       size_t u_stride, const float *errors, size_t rows, struct plim_err *err);
+int cpu_divergence(struct backend *backend, const float *reference, const float *logits, size_t rows, size_t vocab,
+                   double *divergence, struct plim_err *err);
 
 #endif

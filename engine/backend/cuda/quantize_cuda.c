@@ -66,6 +66,7 @@ const struct quantize_ops cuda_quantize_ops = {
     .spread_errors = cuda_spread_errors,
     .pack_group = cuda_pack_group,
     .multiply = cuda_multiply,
+    .divergence = cuda_divergence,
     .wait = cuda_wait,
     .hessian_bytes = cuda_hessian_bytes,
     .order_bytes = cuda_order_bytes,

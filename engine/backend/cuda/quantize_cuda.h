@@ -4,7 +4,8 @@
 /*
  * The quantizer's operations on CUDA, as in quantize_ops.h: quantize_hessian.cu (accumulation, permutation),
  * quantize_factor.cu (Cholesky factor and its inverse), quantize_gather.cu (the working copy), quantize_search.cu
- * (scales: ExLlamaV2's search and our own), quantize_rows.cu (codes, errors, packing); quantize_cuda.c has the table.
+ * (scales: ExLlamaV2's search and our own), quantize_rows.cu (codes, errors, packing), quantize_divergence.cu;
+ * quantize_cuda.c has the table.
  *
  * Everything is queued on the backend's stream; only what returns something to the host waits. Sums are cut by shapes
  * alone and nothing is added by atomic operations, so the bits are the same in every run on one kind of card.
@@ -40,6 +41,8 @@ int cuda_spread_errors(struct backend *backend, float *rest, size_t rest_rows, s
                        size_t u_stride, const float *errors, size_t rows, struct plim_err *err);
 int cuda_pack_group(struct backend *backend, const uint8_t *codes, const uint8_t *levels, size_t rows,
                     size_t out_features, unsigned bits, uint32_t *q_weight, uint32_t *q_scale, struct plim_err *err);
+int cuda_divergence(struct backend *backend, const float *reference, const float *logits, size_t rows, size_t vocab,
+                    double *divergence, struct plim_err *err);
 
 /* Bytes of scratch, as in quantize_ops.h. */
 size_t cuda_hessian_bytes(size_t rows, size_t in_features);

@@ -11,7 +11,8 @@
  *         ...
  *     plim_quantize_summary_release(&summary, engine);
  *
- * Stages: calibration tokens; measurement (the error of every option of every attention and MLP block); allocation
+ * Stages: calibration tokens; measurement (the error of every option of every attention and MLP block, and how sensitive the
+ * model's predictions are to each block's); allocation
  * (an option for each, within bits_per_weight); quantisation (adaptive GPTQ, each block seeing the outputs of the
  * quantised blocks before it); compilation to sharded safetensors.
  *
@@ -58,6 +59,8 @@ enum plim_quantize_phase {
 
 const char *plim_quantize_phase_name(enum plim_quantize_phase phase);
 
+#define PLIM_QUANTIZE_SENSITIVITY_ROWS 4   /* a good number of them: options.sensitivity_rows */
+
 /* Time and requested bytes of a stretch of work. search, spread and pack share quantise's peak. */
 struct plim_quantize_usage {
     uint64_t phase_ns[PLIM_QUANTIZE_PHASE_COUNT];
@@ -80,6 +83,13 @@ struct plim_quantize_options {
     const char *calibration;
     size_t rows, length;                          /* for quantisation; 0: 100 x 2048; lengths are clipped */
     size_t measurement_rows, measurement_length;  /* for measurement; 0: 16 x 2048       to the model's positions */
+
+    /*
+     * Of the measurement's rows, how many (their first 512 tokens) measure each block's sensitivity: the KL divergence of the
+     * model's predictions when that block alone is quantised, by its squared error. 0: errors of all blocks weigh the same,
+     * sensitivities of an earlier measurement included.
+     */
+    size_t sensitivity_rows;
 
     const char *measurement;          /* measurement.json of an earlier job of this model, or ExLlamaV2's; NULL: measure */
     bool measure_only;                /* ends once the job directory has measurement.json; no output is written */
@@ -115,8 +125,10 @@ struct plim_quantize_summary {
     struct plim_quantize_module *modules;   /* pool memory */
     size_t module_count;              /* 0 with measure_only */
     double bits_per_weight;           /* of the decoder, by the format's own formula; <= the target */
-    double squared_error;             /* sum over the blocks of expected_error^2, and the least possible for the budget: */
-    double squared_error_bound;       /* equal when the allocation is optimal */
+    double loss;                      /* sum over the blocks of sensitivity x expected_error^2, a KL divergence in nats; without
+                                         sensitivities of expected_error^2 */
+    double loss_bound;                /* the least possible for the budget: equal when the allocation is optimal */
+    bool weighted;                    /* by sensitivities */
     double head_bits_per_weight;
     size_t rows, length, measurement_rows, measurement_length;   /* as used */
     struct plim_quantize_usage measurement;  /* all blocks together; zero when an earlier one was reused */
