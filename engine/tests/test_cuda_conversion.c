@@ -82,10 +82,25 @@ static double mean_error(const char *job)
     return sum / count;
 }
 
-Test(cuda_conversion, errors_are_the_processors)
+enum { BLOCKS = 4 };
+
+static void read_sensitivities(const char *path, double sensitivity[BLOCKS])
+{
+    cJSON *root = read_json(path);
+    const cJSON *block;
+    int count = 0;
+
+    cJSON_ArrayForEach(block, cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(root, "sensitivity"), "blocks"))
+        if (count < BLOCKS)
+            sensitivity[count++] = cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(block, "sensitivity"));
+    cr_assert_eq(count, BLOCKS);
+    cJSON_Delete(root);
+}
+
+Test(cuda_conversion, errors_and_sensitivities_are_the_processors)
 {
     struct scratch s;
-    double error[2];
+    double error[2], sensitivity[2][BLOCKS];
 
     cuda_require();
     scratch_make(&s);
@@ -93,10 +108,16 @@ Test(cuda_conversion, errors_are_the_processors)
         struct plim_quantize_options options = quick_options(scratch_path(&s, cuda ? "cuda" : "cpu"));
         options.job_directory = scratch_path(&s, cuda ? "cuda.job" : "cpu.job");
         options.measurement = NULL;
+        options.sensitivity_rows = 1;
         convert_well(&options, cuda ? ON_CUDA : "", NULL);
+        read_sensitivities(scratch_path(&s, cuda ? "cuda.job/measurement.json" : "cpu.job/measurement.json"),
+                           sensitivity[cuda]);
         error[cuda] = mean_error(options.job_directory);
     }
     cr_log_info("mean error %g on the processor, %g on the device\n", error[0], error[1]);
+    for (int b = 0; b < BLOCKS; b++)
+        cr_expect_float_eq(sensitivity[1][b], sensitivity[0][b], 0.1 * sensitivity[0][b], "block %d: %g on the processor, %g", b,
+                           sensitivity[0][b], sensitivity[1][b]);
     cr_expect_lt(fabs(error[1] - error[0]), 0.05 * error[0], "%g on the processor, %g on the device", error[0], error[1]);
     scratch_remove(&s);
 }

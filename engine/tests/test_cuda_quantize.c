@@ -570,6 +570,35 @@ Test(cuda_quantize, same_bytes_every_time_and_through_the_slow_tier)
     both_close(&b);
 }
 
+/* Rows of logits as far apart as a quantised block makes them, and further; a vocabulary that is no multiple of anything. */
+Test(cuda_quantize, divergence_is_the_processors)
+{
+    enum { ROWS = 5, VOCAB = 3001 };
+    struct both b;
+    struct plim_err err = PLIM_ERR_INIT;
+    struct plim_random random;
+    double cuda[ROWS], cpu[ROWS];
+    float *host = malloc(2 * ROWS * VOCAB * sizeof *host);
+    both_open(&b);
+    float *device = plim_pool_alloc(b.cuda.pool, PLIM_FAST, PLIM_TAG_LOGITS, 2 * ROWS * VOCAB * sizeof *device, &err);
+    plim_random_seed(&random, 21, 0);
+    for (size_t i = 0; i < ROWS * VOCAB; i++) {
+        host[i] = (float)(15 + 4 * plim_random_normal(&random));
+        host[ROWS * VOCAB + i] = host[i] + (float)(pow(10, -(double)(i / VOCAB)) * plim_random_normal(&random));
+    }
+    fine(b.cuda.backend.ops->upload(&b.cuda.backend, device, host, 2 * ROWS * VOCAB * sizeof *host, &err), &err);
+    fine(backend_quantize_ops("cuda")->divergence(&b.cuda.backend, device, device + ROWS * VOCAB, ROWS, VOCAB, cuda, &err),
+         &err);
+    fine(backend_quantize_ops("cpu")->divergence(&b.cpu, host, host + ROWS * VOCAB, ROWS, VOCAB, cpu, &err), &err);
+    for (int r = 0; r < ROWS; r++) {
+        cr_log_info("row %d: %g on the processor, %g on the device\n", r, cpu[r], cuda[r]);
+        cr_expect_float_eq(cuda[r], cpu[r], 1e-4 * cpu[r] + 1e-8, "row %d: %g on the processor, %g", r, cpu[r], cuda[r]);
+    }
+    plim_pool_free(b.cuda.pool, device);
+    free(host);
+    both_close(&b);
+}
+
 Test(cuda_quantize, every_failed_allocation_is_clean)
 {
     struct cuda_fixture f;

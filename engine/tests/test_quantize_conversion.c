@@ -261,6 +261,7 @@ Test(conversion, measures_the_same_for_any_threads_and_any_memory)
         snprintf(name, sizeof name, "out%zu", i);
         struct plim_quantize_options options = quick_options(scratch_path(&s, name));
         options.measurement = NULL;
+        options.sensitivity_rows = 1;
         convert_well(&options, settings[i], NULL);
         snprintf(name, sizeof name, "out%zu.job/measurement.json", i);
         root[i] = read_json(scratch_path(&s, name));

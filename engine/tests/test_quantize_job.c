@@ -65,6 +65,7 @@ static void kill_many(int kills, bool measure, uint64_t seed)
     snprintf(whole, sizeof whole, "%s", options.output_directory);
     if (measure)
         options.measurement = NULL;
+    options.sensitivity_rows = measure;
     uint64_t start = plim_now_ns();
     int status;
     waitpid(start_conversion(&options), &status, 0);
@@ -143,6 +144,7 @@ static void go_on_from_saved_states(const char *stage, bool damaged)
     snprintf(out, sizeof out, "%s", scratch_path(&s, "out"));
     struct plim_quantize_options options = quick_options(whole);
     options.measurement = NULL;
+    options.sensitivity_rows = 1;
     convert_well(&options, "cpu_threads=1", NULL);
     options.output_directory = out;
     options.checkpoint_s = 1e-9;
@@ -163,13 +165,14 @@ static void go_on_from_saved_states(const char *stage, bool damaged)
     convert_well(&options, "cpu_threads=1", NULL);
     cr_assert_eq(told, saved && !damaged);
     check_same_model(whole, out);
-    cr_assert_not(has_saved_states(&s, "measure") || has_saved_states(&s, "quantise"));
+    cr_assert_not(has_saved_states(&s, "measure") || has_saved_states(&s, "sensitivity") || has_saved_states(&s, "quantise"));
     scratch_remove(&s);
 }
 
 Test(job, goes_on_from_saved_states)
 {
     go_on_from_saved_states("measure", false);
+    go_on_from_saved_states("sensitivity", false);
     go_on_from_saved_states("quantise", false);
 }
 
