@@ -35,7 +35,8 @@
 
 void sensitivity_set_rows(struct conversion *c)
 {
-    c->sensitivity_rows = c->options.measurement ? 0 : plim_min(c->options.sensitivity_rows, c->calibration.measurement.rows);
+    size_t most = plim_max(c->calibration.measurement.rows / 4, (size_t)1);
+    c->sensitivity_rows = c->options.measurement ? 0 : plim_min(c->options.sensitivity_rows, most);
     c->sensitivity_length = plim_min(c->calibration.measurement.length, MOST_TOKENS);
 }
 

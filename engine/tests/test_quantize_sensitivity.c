@@ -8,11 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "conversion.h"
 #include "conversion_support.h"
 #include "plimsoll/file.h"
 #include "plimsoll/generate.h"
 
-enum { BLOCKS = 4, ROWS = 8, LENGTH = 256, ATTENTION_OPTIONS = 19, MLP_OPTIONS = 17 };
+enum { BLOCKS = 4, CALIBRATION_ROWS = 8, ROWS = CALIBRATION_ROWS / 4, LENGTH = 256, ATTENTION_OPTIONS = 19, MLP_OPTIONS = 17 };
 
 static const char *const keys[BLOCKS] = { "model.layers.0.self_attn", "model.layers.0.mlp", "model.layers.1.self_attn",
                                           "model.layers.1.mlp" };
@@ -43,7 +44,7 @@ static struct plim_quantize_options measuring_options(const char *output)
         .bits_per_weight = 3.3,
         .head_bits = 8,
         .calibration = FIXTURES "/calibration.safetensors",
-        .sensitivity_rows = ROWS,
+        .sensitivity_rows = CALIBRATION_ROWS,
         .as_exllamav2 = true,
     };
 }
@@ -75,16 +76,19 @@ static void write_wish(const char *path, const char *measurement, int block, int
     cJSON_Delete(root);
 }
 
+/* Every fourth row, as sensitivities have them. */
 static int32_t *calibration_ids(void)
 {
     struct reference reference;
     int32_t *ids = malloc(ROWS * LENGTH * sizeof *ids);
     reference_open(&reference, FIXTURES "/calibration.safetensors");
     const struct tensor *tensor = tensor_store_find(reference.store, "input_ids");
-    cr_assert(tensor && tensor->shape[0] == ROWS && tensor->shape[1] == LENGTH);
-    for (size_t i = 0; i < ROWS * LENGTH; i++)
-        ids[i] = tensor->dtype == DTYPE_I64 ? (int32_t)((const int64_t *)tensor->data)[i]
-                                            : ((const int32_t *)tensor->data)[i];
+    cr_assert(tensor && tensor->shape[0] == CALIBRATION_ROWS && tensor->shape[1] == LENGTH);
+    for (size_t i = 0; i < ROWS * LENGTH; i++) {
+        size_t from = i / LENGTH * (CALIBRATION_ROWS / ROWS) * LENGTH + i % LENGTH;
+        ids[i] = tensor->dtype == DTYPE_I64 ? (int32_t)((const int64_t *)tensor->data)[from]
+                                            : ((const int32_t *)tensor->data)[from];
+    }
     reference_close(&reference);
     return ids;
 }
@@ -255,19 +259,26 @@ Test(sensitivity, weighs_errors_where_it_was_measured_and_is_said_to_be_missing_
 
 /* ---- memory ---- */
 
-/* The states of all variants are the slow tier's peak, and the format is ExLlamaV2's still: its keys and one more. */
+/* The states of all variants, and nothing else in the slow tier; their files are gone. */
 Test(sensitivity, takes_the_memory_that_is_said)
 {
     struct scratch s;
     struct plim_err err = PLIM_ERR_INIT;
-    struct plim_quantize_summary summary;
+    char log[4096] = "";
     scratch_make(&s);
     struct plim_quantize_options options = measuring_options(scratch_path(&s, "out"));
     options.measure_only = true;
-    cr_assert_eq(convert(&options, "cpu_threads=2", &summary, &err), 0, "%s", err.message);
+    options.log = collect_line;
+    options.log_context = log;
+    convert_well(&options, "cpu_threads=2", NULL);
+    cJSON *record = read_json(scratch_path(&s, "out.job/sensitivity.json"));
+    struct plim_quantize_usage usage;
+    cr_assert_eq(usage_from_json(&usage, plim_json_get(plim_json_root(record, "record"), "usage"), &err), 0, "%s", err.message);
     uint64_t states = (1 + BLOCKS) * ROWS * LENGTH * 256 * sizeof(float);
-    cr_assert_eq(summary.measurement.peak_bytes[PLIM_SLOW], states, "%llu, not %llu",
-                 (unsigned long long)summary.measurement.peak_bytes[PLIM_SLOW], (unsigned long long)states);
+    cr_assert_eq(usage.peak_bytes[PLIM_SLOW], states, "%llu, not %llu", (unsigned long long)usage.peak_bytes[PLIM_SLOW],
+                 (unsigned long long)states);
+    cr_assert_not_null(strstr(log, "2 rows of 256 tokens for each of 4 blocks, 2.5 MiB of states"), "%s", log);
+    cJSON_Delete(record);
     for (int b = 0; b < BLOCKS; b++) {
         char name[40];
         snprintf(name, sizeof name, "out.job/variant-%05d.bin", b);

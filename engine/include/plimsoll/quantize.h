@@ -85,9 +85,10 @@ struct plim_quantize_options {
     size_t measurement_rows, measurement_length;  /* for measurement; 0: 16 x 2048       to the model's positions */
 
     /*
-     * Of the measurement's rows, how many (their first 512 tokens) measure each block's sensitivity: the KL divergence of the
-     * model's predictions when that block alone is quantised, by its squared error. 0: errors of all blocks weigh the same,
-     * sensitivities of an earlier measurement included.
+     * How many of the measurement's rows (their first 512 tokens) measure each block's sensitivity: the KL divergence of the
+     * model's predictions when that block alone is quantised, by its squared error. No more than a quarter of them or one, so
+     * that it costs less than the rest of the measurement. 0: errors of all blocks weigh the same, also where an earlier
+     * measurement has sensitivities.
      */
     size_t sensitivity_rows;
 
