@@ -7,6 +7,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "command.h"
 #include "directory.h"
@@ -51,14 +52,14 @@ static char *from_directory(const char *directory, struct plim_err *err)
 
 /* ---- git revisions ---- */
 
-#define SOURCE "source-"     /* and the number of the process that builds: two may build the same */
-#define OBJECTS "objects-"
+#define PLACE "build-"     /* and the number of the process that builds: two may build the same */
 
 struct revision {
     char *root;        /* of the repository */
     char *commit;
     char *cache;
     char *directory;   /* in the cache; locked by those who build in it */
+    char *place;       /* of this build, with what follows */
     char *source;      /* the private worktree */
     char *objects;     /* the build directory */
     char *program;     /* what is kept */
@@ -70,6 +71,7 @@ static void revision_release(struct revision *r)
     free(r->commit);
     free(r->cache);
     free(r->directory);
+    free(r->place);
     free(r->source);
     free(r->objects);
     free(r->program);
@@ -87,6 +89,25 @@ static char *cache_directory(struct plim_err *err)
     return NULL;
 }
 
+/* Added to what cmake is told, as words of a shell. */
+static const char *cmake_options(void)
+{
+    const char *options = getenv("PLIMSOLL_CMAKE_OPTIONS");
+
+    return options ? options : "";
+}
+
+/* Builds of one commit with other options are other builds. */
+static char *build_directory(const char *cache, const char *commit, struct plim_err *err)
+{
+    const char *options = cmake_options();
+
+    if (!*options)
+        return heap_printf(err, "%s/%s", cache, commit);
+    return heap_printf(err, "%s/%s-%08llx", cache, commit,
+                       (unsigned long long)(XXH3_64bits(options, strlen(options)) & 0xffffffff));
+}
+
 static int find_revision(struct revision *r, const char *name, struct plim_err *err)
 {
     struct plim_err unknown = PLIM_ERR_INIT;
@@ -102,9 +123,9 @@ static int find_revision(struct revision *r, const char *name, struct plim_err *
         plim_err_input(err, "\"%s\" is no plimsoll program, no build directory and no git revision here", name);
         goto out;
     }
-    if (!(r->directory = heap_printf(err, "%s/%s", r->cache, r->commit)) ||
-        !(r->source = heap_printf(err, "%s/" SOURCE "%d", r->directory, (int)getpid())) ||
-        !(r->objects = heap_printf(err, "%s/" OBJECTS "%d", r->directory, (int)getpid())) ||
+    if (!(r->directory = build_directory(r->cache, r->commit, err)) ||
+        !(r->place = heap_printf(err, "%s/" PLACE "%d", r->directory, (int)getpid())) ||
+        !(r->source = heap_printf(err, "%s/source", r->place)) || !(r->objects = heap_printf(err, "%s/objects", r->place)) ||
         !(r->program = heap_printf(err, "%s/plimsoll", r->directory)))
         goto out;
     rc = 0;
@@ -114,13 +135,15 @@ out:
     return rc;
 }
 
+#define CONFIGURE                                                                                                          \
+    "exec cmake -S \"$1\" -B \"$2\" -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF $PLIMSOLL_CMAKE_OPTIONS"
+
 static int compile(const struct revision *r, FILE *log, struct plim_err *err)
 {
     char jobs[16];   /* "--parallel" alone lets make start everything at once */
     const char *const checkout[] = { "git",     "-C",       r->root,   "worktree", "add",
                                      "--quiet", "--detach", r->source, r->commit,  NULL };
-    const char *const configure[] = { "cmake", "-S", r->source, "-B", r->objects, "-DCMAKE_BUILD_TYPE=Release",
-                                      "-DBUILD_TESTING=OFF", NULL };
+    const char *const configure[] = { "sh", "-c", CONFIGURE, "sh", r->source, r->objects, NULL };
     const char *const make[] = { "cmake", "--build", r->objects, "--target", "plimsoll", "--parallel", jobs, NULL };
     char *made = NULL;
     int rc = -1;
@@ -144,29 +167,30 @@ out:
  * No worktree that git remembers, no gigabytes of objects. Git finds the repository from the worktree itself. A compiler may
  * write a last file after its build was stopped.
  */
-static void remove_build(const char *source, const char *objects)
+static void remove_build(const char *place)
 {
+    struct plim_err unsaid = PLIM_ERR_INIT;
+    char *source = heap_printf(&unsaid, "%s/source", place);
     const char *const forget[] = { "git", "-C", source, "worktree", "remove", "--force", source, NULL };
 
-    if (is_directory(source))
+    if (source && is_directory(source))
         command_clear_up(forget);
-    for (int attempt = 0; attempt < 10 && (is_directory(source) || is_directory(objects)); attempt++) {
+    for (int attempt = 0; attempt < 10 && is_directory(place); attempt++) {
         if (attempt)
             usleep(100000);
-        directory_remove(source);
-        directory_remove(objects);
+        directory_remove(place);
     }
+    free(source);
 }
 
 static void sweep_entry(const char *directory, const char *name)
 {
     struct plim_err unsaid = PLIM_ERR_INIT;
-    bool source = strncmp(name, SOURCE, strlen(SOURCE)) == 0, objects = strncmp(name, OBJECTS, strlen(OBJECTS)) == 0;
-    char *path = source || objects ? heap_printf(&unsaid, "%s/%s", directory, name) : NULL;
+    char *place = strncmp(name, PLACE, strlen(PLACE)) == 0 ? heap_printf(&unsaid, "%s/%s", directory, name) : NULL;
 
-    if (path)
-        remove_build(source ? path : "", objects ? path : "");
-    free(path);
+    if (place)
+        remove_build(place);
+    free(place);
 }
 
 static void sweep_directory(const char *directory)
@@ -209,8 +233,10 @@ static int build(const struct revision *r, FILE *log, struct plim_err *err)
     if (plim_make_directories(r->directory, err) < 0)
         return -1;
     lock = directory_lock(r->directory, LOCK_SH);
+    /* What is the same in two revisions is compiled once, where a cache looks at paths from here on. */
+    setenv("CCACHE_BASEDIR", r->cache, 0);
     rc = compile(r, log, err);
-    remove_build(r->source, r->objects);
+    remove_build(r->place);
     if (lock >= 0)
         close(lock);
     if (rc < 0)

@@ -12,9 +12,9 @@
  *
  *   - a plimsoll program,
  *   - a build directory with a program `plimsoll` in it,
- *   - a git revision of the repository that the current directory belongs to. It is built for release, in a worktree
- *     that nobody else uses and that is removed again; the program is kept in $XDG_CACHE_HOME/plimsoll/builds/COMMIT (or
- *     ~/.cache/...), and found there the next time. An interrupt leaves nothing of it; what a killed build left is removed
+ *   - a git revision of the repository that the current directory belongs to. It is built for release, with what
+ *     $PLIMSOLL_CMAKE_OPTIONS adds, in a worktree that nobody else uses and that is removed again; the program is kept in
+ *     $XDG_CACHE_HOME/plimsoll/builds/COMMIT (or ~/.cache/...; COMMIT-DIGEST with options), and found there the next time. An interrupt leaves nothing of it; what a killed build left is removed
  *     by the next one.
  *
  * What building says goes to `log` (NULL: nowhere).

@@ -43,7 +43,7 @@ static const struct argp_option options[] = {
     { "case", 'c', "PATTERN", 0, "Only cases whose id matches, such as 'tiny/*'; may be given again", 0 },
     { "budget-s", OPTION_BUDGET, "SECONDS", 0, "Time for all of it, if it takes that long to be sure (default: 60 for each case)", 0 },
     { "metric", OPTION_METRIC, "NAME", 0, "Judge this timing (default: the speed of each case's workload)", 0 },
-    { "repeats", OPTION_REPEATS, "N", 0, "Repeats within each process, whose median counts (default: the suite's, more in short ones)", 0 },
+    { "repeats", OPTION_REPEATS, "N", 0, "Repeats within each process, whose fast quartile counts (default: the suite's, more in short ones)", 0 },
     { "models", OPTION_MODELS, "DIR", 0, "Where models are, and are made (default: $PLIMSOLL_MODELS or models)", 0 },
     { "seed", OPTION_SEED, "N", 0, "Of the order of the cases (default: 1)", 0 },
     { "output", 'o', "DIR", 0, "Keep all samples as the results DIR/a.json and DIR/b.json", 0 },
@@ -299,7 +299,8 @@ int verb_ab(int argc, char **argv)
         "Runs the cases of a suite with two builds, in pairs of fresh processes that take turns, and judges whether B "
         "is "
         "slower or needs more memory than A. Suspicious cases are confirmed with fresh pairs; a slowdown and a page of "
-        "memory are planted in two hidden cases, and must be found.\v"
+        "memory are planted in two hidden cases, and must be found. Revisions are built once, for release, with what "
+        "$PLIMSOLL_CMAKE_OPTIONS adds.\v"
         "Exit status: 0 no regression, 1 a regression, 2 bad usage, suite or build, 4 inconclusive under --strict, 5 a "
         "case "
         "is broken with B that was not with A, 6 a planted control was missed.",

@@ -360,9 +360,10 @@ int verb_bisect(int argc, char **argv)
 {
     static const struct argp argp = {
         options, parse_option, "SUITE CASE METRIC",
-        "Finds the commit that changed a metric of a case. Each step is built in a worktree of its own and kept for "
-        "the next time. Exact, bounded and system metrics are judged by their value; timings by interleaved pairs "
-        "against the good build, as `plimsoll ab` does. The metric \"outcome\" finds what broke a case.\v"
+        "Finds the commit that changed a metric of a case. Each step is built in a worktree of its own, with what "
+        "$PLIMSOLL_CMAKE_OPTIONS adds, and kept for the next time. Exact, bounded and system metrics are judged by their "
+        "value; timings by interleaved pairs against the good build, as `plimsoll ab` does. The metric \"outcome\" finds "
+        "what broke a case.\v"
         "Exit status: 0 found, 2 bad usage or input, 3 the ends do not differ, 1 it failed otherwise.",
         NULL, NULL, NULL
     };

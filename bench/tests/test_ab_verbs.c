@@ -172,7 +172,7 @@ static void make_repository(void)
     cr_assert_eq(plim_make_directories(path, &err), 0);
     write_file("repository/CMakeLists.txt",
                "cmake_minimum_required(VERSION 3.20)\nproject(p C)\nadd_executable(plimsoll main.c)\n");
-    write_file("repository/main.c", "int main(void) { return 7; }\n");
+    write_file("repository/main.c", "#ifndef ANSWER\n#define ANSWER 7\n#endif\nint main(void) { return ANSWER; }\n");
     in_repository("git init -q . && git add . && git -c user.name=t -c user.email=t@example.com commit -qm one");
     write_file("repository/main.c", "this does not compile\n");
     in_repository("git -c user.name=t -c user.email=t@example.com commit -qam two");
@@ -183,7 +183,7 @@ Test(ab_verbs, a_revision_is_built_once_in_private)
 {
     struct plim_err err = PLIM_ERR_INIT, broken = PLIM_ERR_INIT;
     const char *const list[] = { "git", "worktree", "list", NULL };
-    char *program, *again, *worktrees;
+    char *program, *again, *other, *worktrees;
 
     make_repository();
     program = ab_build_resolve("HEAD~1", NULL, &err);
@@ -194,6 +194,14 @@ Test(ab_verbs, a_revision_is_built_once_in_private)
     again = ab_build_resolve("HEAD~1", NULL, &err);
     cr_assert_not_null(again);
     cr_expect_str_eq(program, again);
+
+    setenv("PLIMSOLL_CMAKE_OPTIONS", "-DCMAKE_EXECUTABLE_SUFFIX= -DCMAKE_C_FLAGS=-DANSWER=9", 1);
+    other = ab_build_resolve("HEAD~1", NULL, &err);
+    cr_assert_not_null(other, "%s", err.message);
+    cr_expect_str_neq(program, other, "another build");
+    cr_expect_eq(WEXITSTATUS(system(other)), 9);
+    free(other);
+    unsetenv("PLIMSOLL_CMAKE_OPTIONS");
 
     cr_expect_null(ab_build_resolve("HEAD", NULL, &broken));
     cr_expect_eq(broken.kind, PLIM_ERR_SYSTEM);
@@ -217,7 +225,7 @@ static void make_endless_repository(void)
     cr_assert_eq(plim_make_directories(path, &err), 0);
     write_file("repository/CMakeLists.txt",
                "cmake_minimum_required(VERSION 3.20)\nproject(p NONE)\nadd_custom_target(plimsoll\n"
-               "  COMMAND sh -c \"touch half-made && touch ${CMAKE_SOURCE_DIR}/../../../../begun && sleep 60\" VERBATIM)\n");
+               "  COMMAND sh -c \"touch half-made && touch ${CMAKE_SOURCE_DIR}/../../../../../begun && sleep 60\" VERBATIM)\n");
     in_repository("git init -q . && git add . && git -c user.name=t -c user.email=t@example.com commit -qm one");
     in_repository("git -c user.name=t -c user.email=t@example.com commit -q --allow-empty -m two");
     cr_assert_eq(chdir(path), 0);
@@ -293,7 +301,7 @@ Test(ab_verbs, what_a_killed_build_left_is_removed_by_the_next)
     program = ab_build_resolve("HEAD", NULL, &err);
     cr_assert_not_null(program, "%s", err.message);
     cr_expect_eq(lines_of("git worktree list"), 1);
-    cr_expect_eq(lines_of("ls -d ../plimsoll/builds/*/*-[0-9]* 2>/dev/null || true"), 0);
+    cr_expect_eq(lines_of("ls -d ../plimsoll/builds/*/build-* 2>/dev/null || true"), 0);
     free(program);
 }
 
