@@ -35,7 +35,7 @@ enum ab_control { AB_CONTROL_DELAY, AB_CONTROL_PAGE, AB_CONTROLS };
 struct ab_options {
     struct case_patterns cases;      /* those to run */
     const char *models_directory;
-    const char *metric;              /* the timing to judge; NULL: the headline of each case */
+    const char *metric;              /* the timing to judge in the suite's cases; NULL: the headline of each */
     int repeats;                     /* within a process; 0: as the suite says, more in short ones (ab_repeats) */
     uint64_t budget_ns;              /* of time for the whole suite */
     uint64_t seed;                   /* of the cases' order */
@@ -60,6 +60,7 @@ struct ab_case {
     const struct suite_case *spec;
     struct executor sides[AB_SIDES];
     struct result_case *merged[AB_SIDES];    /* everything measured; in the report's results */
+    const char *asked_metric;                /* the timing to judge; NULL: its headline */
     char metric[100];                        /* the timing that is judged; "" for none */
     double min_effect;
     struct ab_pairs stages[AB_STAGES];

@@ -107,10 +107,9 @@ int ab_check_exact(struct ab_case *c, struct plim_err *err)
 /* ---- the timing ---- */
 
 /* After the first process: which of its timings is judged. */
-static void choose_metric(struct ab_case *c, const struct result_case *made, const struct ab_options *options,
-                          const struct ab_rules *rules)
+static void choose_metric(struct ab_case *c, const struct result_case *made, const struct ab_rules *rules)
 {
-    const struct metric *metric = options->metric ? case_find_metric(made, options->metric) : case_headline(made);
+    const struct metric *metric = c->asked_metric ? case_find_metric(made, c->asked_metric) : case_headline(made);
 
     c->started = true;
     if (made->outcome != OUTCOME_OK || !metric || metric->class != METRIC_TIMING || metric->direction == DIRECTION_NONE)
@@ -176,7 +175,7 @@ static int measure_side(struct ab_case *c, enum ab_side side, const struct ab_op
     if (runner_run_case(c->suite, c->spec, &c->sides[side], &run, &made, err) < 0)
         return -1;
     if (!c->started)
-        choose_metric(c, &made, options, &options->rules);
+        choose_metric(c, &made, &options->rules);
     *value = timing_of(c, &made);
     if (merge(c->merged[side], &made, err) < 0)
         goto out;

@@ -119,6 +119,7 @@ static int prepare(struct run *run, const struct suite *suite, const struct exec
             continue;
         if (add_case(report, report->case_count, suite, &suite->cases[i], report->results, err) < 0)
             return -1;
+        report->cases[report->case_count].asked_metric = run->options->metric;
         for (int side = 0; side < AB_SIDES; side++)
             report->cases[report->case_count].sides[side] = sides[side];
         report->case_count++;

@@ -23,7 +23,7 @@ struct capture {
     size_t output_bytes;
     bool log_output;
     bool deaf;                        /* to interrupts */
-    char last_words[LAST_WORDS + 1];  /* the last that either stream said */
+    char last_words[LAST_WORDS + 1];  /* the last that it said of itself */
 };
 
 static void remember(struct capture *c, const char *chunk, size_t bytes)
@@ -57,7 +57,8 @@ static int take(struct capture *c, int fd, bool is_output, struct plim_err *err)
         return errno == EINTR ? 1 : 0;
     if (got == 0)
         return 0;
-    remember(c, chunk, (size_t)got);
+    if (!is_output || c->log_output)   /* what is asked for is no reason why it failed */
+        remember(c, chunk, (size_t)got);
     if (c->log && (!is_output || c->log_output))
         fwrite(chunk, 1, (size_t)got, c->log);
     return is_output && keep(c, chunk, (size_t)got, err) < 0 ? -1 : 1;

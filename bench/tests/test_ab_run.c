@@ -299,6 +299,15 @@ Test(ab, noise_costs_pairs_and_not_the_verdict)
 
 /* ---- controls ---- */
 
+/* Found by bisecting a metric that spinning doesn't have. */
+Test(ab, the_metric_that_is_asked_for_is_none_of_the_controls)
+{
+    options.metric = "prefill_tokens_per_s";
+    run();
+    cr_expect(ab_controls_caught(&report));
+    cr_expect_str_eq(report.cases[0].metric, "");
+}
+
 Test(ab, a_missed_control_outranks_everything)
 {
     builds[1].slowdown = 1.2;
