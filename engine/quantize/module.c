@@ -168,11 +168,11 @@ static void choose_turns(struct module *m, uint64_t budget)
     if (c->dense.pool) {
         /* The two are not there at once, but each has a moment beside it, of its size at most. */
         m->drops_weights = work + plim_max(2 * input + copy, 2 * inner + last_copy) > budget;
-        return;
+    } else {
+        m->rows_twice = held + input + inner + reference_bytes(m) > budget;
+        m->drops_weights = work + input + inner + plim_max(copy, last_copy) > budget;
+        m->one_at_work = m->rows_twice || work - own + input + inner + plim_max(copy, last_copy) > budget;
     }
-    m->rows_twice = held + input + inner + reference_bytes(m) > budget;
-    m->drops_weights = work + input + inner + plim_max(copy, last_copy) > budget;
-    m->one_at_work = m->rows_twice || work - own + input + inner + plim_max(copy, last_copy) > budget;
     if (c->told_tiers[m->kind] || (!m->rows_twice && !m->drops_weights && !m->one_at_work))
         return;
     c->told_tiers[m->kind] = true;
