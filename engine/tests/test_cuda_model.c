@@ -127,30 +127,39 @@ Test(cuda_model, logits_agree_with_the_cpu)
     check_against_cpu(EXL2_MIXED, "max_input_len=16");
 }
 
+/* Products by tiles of rows, by one kernel of many rows, and by chunks; caches that are stored and that are packed. */
 Test(cuda_model, twenty_repeats_of_a_prompt_have_identical_logits)
 {
-    enum { PROMPT = 33, STEPS = 12, REPEATS = 20 };
-    struct rig rig;
+    static const char *const settings[] = { "", "dq_rows=0 max_dq_size=20000", "kv_cache=q4" };
+    static const size_t prompts[] = { 33, 200 };
+    enum { STEPS = 12 };
 
     cuda_require();
-    rig_open(&rig, EXL2_MIXED, "backend=cuda", 64);
-    int32_t *ids = some_ids(PROMPT + STEPS, rig.info.vocab_size);
-    float *first = NULL, *first_steps = NULL;
-    for (int i = 0; i < REPEATS; i++) {
-        plim_session_rewind(rig.session, 0);
-        float *prompt = forward_all(&rig, ids, PROMPT);
-        float *steps = forward_token_by_token(&rig, ids + PROMPT, STEPS);
-        if (i == 0) {
-            first = prompt;
-            first_steps = steps;
-            continue;
+    for (size_t c = 0; c < 2 * sizeof settings / sizeof *settings; c++) {
+        size_t prompt_tokens = prompts[c % 2], repeats = cuda_count(20, 2);
+        float *first = NULL, *first_steps = NULL;
+        char with_backend[64];
+        struct rig rig;
+        snprintf(with_backend, sizeof with_backend, "backend=cuda %s", settings[c / 2]);
+        rig_open(&rig, EXL2_MIXED, with_backend, 256);
+        size_t row = rig.info.vocab_size * sizeof *first;
+        int32_t *ids = some_ids(prompt_tokens + STEPS, rig.info.vocab_size);
+        for (size_t i = 0; i < repeats; i++) {
+            plim_session_rewind(rig.session, 0);
+            float *prompt = forward_all(&rig, ids, prompt_tokens);
+            float *steps = forward_token_by_token(&rig, ids + prompt_tokens, STEPS);
+            if (i == 0) {
+                first = prompt;
+                first_steps = steps;
+                continue;
+            }
+            cr_expect_eq(memcmp(prompt, first, prompt_tokens * row), 0, "%s: prompt of repeat %zu", with_backend, i);
+            cr_expect_eq(memcmp(steps, first_steps, STEPS * row), 0, "%s: steps of repeat %zu", with_backend, i);
+            free(prompt), free(steps);
         }
-        cr_expect_eq(memcmp(prompt, first, PROMPT * rig.info.vocab_size * sizeof *first), 0, "prompt of repeat %d", i);
-        cr_expect_eq(memcmp(steps, first_steps, STEPS * rig.info.vocab_size * sizeof *first), 0, "steps of repeat %d", i);
-        free(prompt), free(steps);
+        free(ids), free(first), free(first_steps);
+        rig_close(&rig);
     }
-    free(ids), free(first), free(first_steps);
-    rig_close(&rig);
 }
 
 /* ---- prediction ---- */
@@ -263,23 +272,26 @@ Test(cuda_model, layers_on_several_devices)
 
 /* ---- failures ---- */
 
-static int whole_run(struct plim_engine **engine, const char *directory, uint64_t fail_allocation, struct plim_err *err)
+#define FAILING_TOKENS 100   /* enough for products of many rows */
+
+static int whole_run(struct plim_engine **engine, const char *directory, const char *settings, uint64_t fail_allocation,
+                     struct plim_err *err)
 {
-    struct plim_parameters parameters = parameters_from("backend=cuda max_input_len=16 dq_rows=4");
+    struct plim_parameters parameters = parameters_from(settings);
     struct plim_engine_options options = { .fail_allocation = fail_allocation };
-    struct plim_session_options session_options = { .context_tokens = 64 };
+    struct plim_session_options session_options = { .context_tokens = 128 };
     struct plim_forward all = { .rows = PLIM_LOGITS_ALL, .callback = drop_logits };
     struct plim_forward last = { .rows = PLIM_LOGITS_LAST, .callback = drop_logits };
     struct plim_model *model = NULL;
     struct plim_session *session = NULL;
-    int32_t ids[20] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 };
+    int32_t ids[FAILING_TOKENS] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 };
     int rc = -1;
 
     if (plim_engine_open(engine, NULL, &parameters, &options, err) < 0)
         return -1;
     if (plim_model_load(&model, *engine, directory, err) < 0 ||
         plim_session_open(&session, model, &session_options, err) < 0 ||
-        plim_session_forward(session, ids, 20, &all, err) < 0 || plim_session_forward(session, ids, 1, &last, err) < 0)
+        plim_session_forward(session, ids, FAILING_TOKENS, &all, err) < 0 || plim_session_forward(session, ids, 1, &last, err) < 0)
         goto out;
     rc = 0;
 
@@ -289,14 +301,14 @@ out:
     return rc;
 }
 
-static void check_failures(const char *directory)
+static void check_failures(const char *directory, const char *settings)
 {
     uint64_t nth;
 
     for (nth = 1;; nth++) {
         struct plim_engine *engine = NULL;
         struct plim_err err = PLIM_ERR_INIT;
-        int rc = whole_run(&engine, directory, nth, &err);
+        int rc = whole_run(&engine, directory, settings, nth, &err);
 
         cr_assert_eq(plim_engine_close(engine), 0, "allocation %llu: leaked", (unsigned long long)nth);
         if (rc == 0)
@@ -309,13 +321,14 @@ static void check_failures(const char *directory)
 Test(cuda_model, every_allocation_of_an_exl2_run_may_fail)
 {
     cuda_require();
-    check_failures(EXL2);
+    check_failures(EXL2, "backend=cuda max_input_len=16 dq_rows=4");
+    check_failures(EXL2_MIXED, "backend=cuda kv_cache=q4");
 }
 
 Test(cuda_model, every_allocation_of_a_dense_run_may_fail)
 {
     cuda_require();
-    check_failures(DENSE);
+    check_failures(DENSE, "backend=cuda max_input_len=64 dq_rows=4");
 }
 
 /* The device has no byte left: the call says so, the session goes on once there is room. */
