@@ -12,13 +12,31 @@
 
 #include "plimsoll/generate.h"
 #include "plimsoll/units.h"
+#include "threads.h"
+
+/* Of one position; the sums are taken in the order of positions, so that the number of threads changes no digit. */
+struct row {
+    double kl;
+    double nll_model, nll_reference;   /* of the token that follows; 0 for the last of the window */
+    bool agrees;
+};
 
 struct comparison {
     const int32_t *ids;      /* of the window */
     size_t count;
     size_t first;            /* position of the piece */
     float *reference;        /* [rows of a piece, vocab_size] */
+    struct row *rows;        /* [rows of a piece] */
+    struct threads *threads;
     struct plim_divergence sum;
+};
+
+/* The rows of one call of compare_rows. */
+struct call {
+    const struct comparison *comparison;
+    size_t first;            /* of the piece's rows */
+    size_t vocab_size;
+    const float *logits;     /* [rows, vocab_size] */
 };
 
 static int keep_rows(void *context, size_t position, size_t rows, size_t vocab_size, const float *logits,
@@ -43,40 +61,55 @@ static double log_sum(const float *logits, size_t vocab_size, size_t *best)
     return log(sum) + (double)logits[*best];
 }
 
-static int compare_row(struct comparison *c, size_t position, const float *p, const float *q, size_t vocab_size,
-                       struct plim_err *err)
+static struct row compare_row(const struct comparison *c, size_t position, const float *p, const float *q, size_t vocab_size)
 {
     size_t best_p, best_q;
-    double sum_p = log_sum(p, vocab_size, &best_p), sum_q = log_sum(q, vocab_size, &best_q), kl = 0;
+    double sum_p = log_sum(p, vocab_size, &best_p), sum_q = log_sum(q, vocab_size, &best_q);
+    struct row row = { .agrees = best_p == best_q };
 
     for (size_t i = 0; i < vocab_size; i++) {
         double log_p = (double)p[i] - sum_p, probability = exp(log_p);
         if (probability > 0)   /* else the term is 0, though log_p may be -infinity */
-            kl += probability * (log_p - ((double)q[i] - sum_q));
+            row.kl += probability * (log_p - ((double)q[i] - sum_q));
     }
-    if (!isfinite(kl))
-        return plim_err_set(err, PLIM_ERR_INTERNAL, "the divergence after position %zu is %g", position, kl);
-    c->sum.kl_sum += kl;
-    c->sum.position_count++;
-    c->sum.agreement_count += best_p == best_q;
     if (position + 1 < c->count) {
         int32_t next = c->ids[position + 1];
-        c->sum.model.nll_sum += sum_q - (double)q[next];
-        c->sum.reference.nll_sum += sum_p - (double)p[next];
-        c->sum.model.token_count++;
-        c->sum.reference.token_count++;
+        row.nll_model = sum_q - (double)q[next];
+        row.nll_reference = sum_p - (double)p[next];
     }
-    return 0;
+    return row;
+}
+
+static void compare_some(void *context, size_t begin, size_t end, int thread)
+{
+    const struct call *call = context;
+    const struct comparison *c = call->comparison;
+    (void)thread;
+    for (size_t r = begin; r < end; r++) {
+        const float *reference = c->reference + (call->first + r) * call->vocab_size;
+        c->rows[call->first + r] = compare_row(c, c->first + call->first + r, reference,
+                                               call->logits + r * call->vocab_size, call->vocab_size);
+    }
 }
 
 static int compare_rows(void *context, size_t position, size_t rows, size_t vocab_size, const float *logits,
                         struct plim_err *err)
 {
     struct comparison *c = context;
-    for (size_t r = 0; r < rows; r++) {
-        const float *reference = c->reference + (position + r - c->first) * vocab_size;
-        if (compare_row(c, position + r, reference, logits + r * vocab_size, vocab_size, err) < 0)
-            return -1;
+    struct call call = { c, position - c->first, vocab_size, logits };
+
+    threads_run(c->threads, rows, 1, compare_some, &call);
+    for (size_t r = 0; r < rows; r++, position++) {
+        const struct row *row = &c->rows[call.first + r];
+        if (!isfinite(row->kl))
+            return plim_err_set(err, PLIM_ERR_INTERNAL, "the divergence after position %zu is %g", position, row->kl);
+        c->sum.kl_sum += row->kl;
+        c->sum.position_count++;
+        c->sum.agreement_count += row->agrees;
+        c->sum.model.nll_sum += row->nll_model;
+        c->sum.reference.nll_sum += row->nll_reference;
+        c->sum.model.token_count += position + 1 < c->count;
+        c->sum.reference.token_count += position + 1 < c->count;
     }
     return 0;
 }
@@ -129,7 +162,8 @@ static void finish(struct plim_perplexity *p)
 int plim_divergence(struct plim_session *session, struct plim_session *reference, const int32_t *ids, size_t count,
                     size_t window, struct plim_divergence *out, struct plim_err *err)
 {
-    struct plim_pool *pool = plim_engine_pool(plim_model_engine(plim_session_model(reference)));
+    struct plim_engine *engine = plim_model_engine(plim_session_model(reference));
+    struct plim_pool *pool = plim_engine_pool(engine);
     struct comparison c = { 0 };
     size_t vocab_size, piece_rows;
     int rc = -1;
@@ -139,6 +173,11 @@ int plim_divergence(struct plim_session *session, struct plim_session *reference
     piece_rows = plim_logits_piece_rows(vocab_size, plim_min(window, count));
     c.reference = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_LOGITS, piece_rows * vocab_size * sizeof *c.reference, err);
     if (!c.reference)
+        goto out;
+    c.rows = plim_pool_alloc(pool, PLIM_HOST, PLIM_TAG_LOGITS, piece_rows * sizeof *c.rows, err);
+    if (!c.rows)
+        goto out;
+    if (threads_open(&c.threads, (int)plim_engine_parameters(engine)->count[PLIM_CPU_THREADS], err) < 0)
         goto out;
     for (size_t first = 0; first + 1 < count; first += window) {
         c.ids = ids + first;
@@ -155,6 +194,8 @@ int plim_divergence(struct plim_session *session, struct plim_session *reference
     rc = 0;
 
 out:
+    threads_close(c.threads);
+    plim_pool_free(pool, c.rows);
     plim_pool_free(pool, c.reference);
     plim_session_rewind(session, 0);
     plim_session_rewind(reference, 0);

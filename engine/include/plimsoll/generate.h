@@ -101,8 +101,9 @@ struct plim_divergence {
 
 /*
  * Windows as in plim_perplexity, each run by both sessions piece by piece; the reference's logits of one piece are held
- * meanwhile (tag logits, in the reference's pool, at most PLIM_LOGITS_BYTES). The sessions may be of one engine or of
- * two; their models must have vocabularies of one size. Both are rewound to 0, before and after.
+ * meanwhile (tag logits, in the reference's pool, at most PLIM_LOGITS_BYTES and 32 bytes a row). They are compared on
+ * cpu_threads threads; the sums are the same for any number. The sessions may be of one engine or of two; their models
+ * must have vocabularies of one size. Both are rewound to 0, before and after.
  */
 int plim_divergence(struct plim_session *session, struct plim_session *reference, const int32_t *ids, size_t count,
                     size_t window, struct plim_divergence *out, struct plim_err *err);
