@@ -26,6 +26,12 @@ class Tensor:
         return self
     def __getattr__(self, name): return lambda *_: self
     def __bool__(self): return True
+class Ids:
+    def __init__(self, ids): self.ids = ids
+    def view(self, rows, length): return self
+    def numpy(self): return self
+    def tobytes(self): return bytes(self.ids)
+def tensor(ids): return Ids(ids)
 def randint(high, shape, generator=None): return Tensor(shape[1])
 def isfinite(tensor): return tensor
 class Generator:
@@ -62,6 +68,39 @@ class ExLlamaV2Cache:
 ExLlamaV2Cache_Q4 = ExLlamaV2Cache
 print("chatter on standard output")
 '''
+# Its converter: a script that takes its stages from four modules, and texts from a fifth that can't be imported here.
+FAKE_STAGES = {name: f"def {function}(job, *_): job['done'].append('{function}')\n" for name, function in (
+    ("measure", "measure_quant"), ("optimize", "optimize"), ("quantize", "quant"), ("compile", "compile_model"))}
+FAKE_CONVERTER = '''
+import json, os, sys
+from exllamav2.conversion.tokenize import tokenize
+from exllamav2.conversion.measure import measure_quant
+from exllamav2.conversion.optimize import optimize
+from exllamav2.conversion.quantize import quant
+from exllamav2.conversion.compile import compile_model
+a = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+if a["-b"] == "3": sys.exit(7)
+job = {"out_dir": a["-o"], "dataset_rows": int(a["-r"]), "length": int(a["-l"]), "measurement_rows": int(a["-mr"]),
+       "measurement_length": int(a["-ml"]), "done": []}
+if "-m" not in a:
+    tokenize(job, None, None, measure=True)
+    open(os.path.join(a["-o"], "measurement.json"), "w").write("{}")
+    measure_quant(job)
+optimize(job)
+tokenize(job, None, None)
+quant(job)
+compile_model(job)
+os.makedirs(a["-cf"])
+job["rows"] = open(job["cal_filename"], "rb").read().decode()
+json.dump(job, open(os.path.join(a["-cf"], "config.json"), "w"))
+'''
+FAKE_TOKENIZERS = '''
+class Tokenizer:
+    @staticmethod
+    def from_file(_): return Tokenizer()
+    def encode(self, text, add_special_tokens): self.ids = list(text.encode()); return self
+'''
+FAKE_SAFETENSORS = "def save_file(tensors, path): open(path, 'wb').write(tensors['input_ids'].tobytes())\n"
 SUITE = {
     "schema": {"name": "plimsoll-suite", "major": 1}, "name": "peer", "description": "",
     "models": {"here": {"path": "here"}},
@@ -72,8 +111,15 @@ SUITE = {
         {"name": "decode", "model": "here", "workload": {"kind": "decode", "prompt_tokens": 16, "decode_tokens": 5},
          "sweep": {"kv_cache": ["fp16", "q4", "fp32"]}},
         {"name": "load", "model": "here", "workload": {"kind": "load"}},
+        {"name": "convert", "model": "here", "repeats": 1,
+         "workload": {"kind": "quantize", "calibration": "rows.txt", "rows": 3, "length": 5, "measurement": "shared",
+                      "measurement_rows": 1, "measurement_length": 4},
+         "sweep": {"bpw": [4, 6, 3], "method": ["gptq", "rtn"]}},
+        {"name": "mix", "model": "here", "workload": {"kind": "quantize"}},
         {"name": "other", "model": "here", "workload": {"kind": "generate"}}],
 }
+
+NOT_CONVERSIONS = ["--case", "*/prefill/*", "--case", "*/decode/*", "--case", "*/load", "--case", "*/other"]
 
 
 def setUpModule():
@@ -89,6 +135,11 @@ class Peer(unittest.TestCase):
         self.root = Path(self.place.name)
         for name, text in (("site/torch/__init__.py", FAKE_TORCH), ("site/exllamav2/__init__.py", FAKE_ENGINE),
                            ("site/exllamav2-9.9.dist-info/METADATA", "Metadata-Version: 2.1\nName: exllamav2\nVersion: 9.9\n"),
+                           *((f"site/exllamav2/conversion/{name}.py", text) for name, text in FAKE_STAGES.items()),
+                           ("site/exllamav2/conversion/convert_exl2.py", FAKE_CONVERTER),
+                           ("site/exllamav2/conversion/__init__.py", ""), ("site/safetensors/__init__.py", ""),
+                           ("site/safetensors/torch.py", FAKE_SAFETENSORS), ("site/tokenizers/__init__.py", FAKE_TOKENIZERS),
+                           ("rows.txt", "abcdefghijklmnopqrstuvwxyz"),
                            ("models/here/config.json", "{}"), ("peer.json", json.dumps(SUITE))):
             path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +156,7 @@ class Peer(unittest.TestCase):
         return done, json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
 
     def test_runs_what_has_a_counterpart_once(self):
-        done, result = self.run_suite()
+        done, result = self.run_suite(*NOT_CONVERSIONS)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual([case["id"] for case in result["cases"]],
                          ["here/prefill/dq_mode=chunked,max_dq_size=1Mi", "here/prefill/dq_mode=chunked,max_dq_size=512Mi",
@@ -123,7 +174,7 @@ class Peer(unittest.TestCase):
                          [1, 1, 0, 1, 3], "the first decode takes over the prompt's model")
 
     def test_its_result_is_one_that_plimsoll_reads_and_compares(self):
-        _, result = self.run_suite()
+        _, result = self.run_suite(*NOT_CONVERSIONS)
         ours = dict(result, recorded={key: value for key, value in result["recorded"].items() if key != "engine"})
         ours["cases"] = [dict(case, metrics={name: metric for name, metric in case["metrics"].items()
                                              if name != "load_time_ns"}) for case in result["cases"][1:]]
@@ -137,12 +188,26 @@ class Peer(unittest.TestCase):
         self.assertIn("timing", classes)
         self.assertFalse([finding for finding in compared["findings"] if finding["verdict"] == "missing"])
 
+    def test_its_converter_gets_the_rows_and_measures_once(self):
+        done, result = self.run_suite("--case", "*/convert/*", "--case", "*/mix", "--keep", "kept")
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("method rtn", done.stderr)
+        self.assertIn("calibrate with a file", done.stderr)
+        self.assertEqual([case["outcome"] for case in result["cases"]], ["ok", "ok", "failed"], result["cases"][0]["detail"])
+        self.assertIn("ended with 7", result["cases"][2]["detail"])
+        first, second = [json.loads((self.root / f"kept/bpw={n},method=gptq/config.json").read_text()) for n in (4, 6)]
+        self.assertEqual(first["rows"], "abcdefghijklmno")
+        self.assertEqual(first["done"], ["measure_quant", "optimize", "quant", "compile_model"])
+        self.assertEqual(second["done"], ["optimize", "quant", "compile_model"])
+        self.assertEqual(["measurement_time_ns" in case["metrics"] for case in result["cases"]], [True, False, False])
+        self.assertEqual(result["cases"][1]["metrics"]["peak_requested_fast_bytes"]["samples"], [1000])
+
     def test_an_error_and_a_crash_are_the_outcomes_of_their_cases(self):
-        done, result = self.run_suite(FAKE_ERROR="16")
+        done, result = self.run_suite(*NOT_CONVERSIONS, FAKE_ERROR="16")
         self.assertEqual(done.returncode, 1)
         self.assertEqual([case["outcome"] for case in result["cases"]], ["ok", "ok", "failed", "failed", "ok"])
         self.assertEqual(result["cases"][2]["detail"], "ValueError: no such luck")
-        done, result = self.run_suite(FAKE_CRASH="48")
+        done, result = self.run_suite(*NOT_CONVERSIONS, FAKE_CRASH="48")
         self.assertEqual(done.returncode, 1)
         self.assertEqual([case["outcome"] for case in result["cases"]], ["crashed", "crashed", "ok", "ok", "ok"])
 
