@@ -34,6 +34,7 @@ static const struct attention_case cases[] = {
     { { 4, 2, 24, 0.2f, 30.0f, 0 }, 140, 20 },
     { { 4, 2, 32, 0.2f, 0, 50 }, 120, 70 },
     { { 4, 2, 16, 0.25f, 0, 1 }, 5, 20 },
+    { { 8, 2, 128, 0.0883883f, 0, 0 }, 62, 70 },      /* a first row that sees all of a step but one key */
 };
 #define CASE_COUNT (sizeof cases / sizeof cases[0])
 

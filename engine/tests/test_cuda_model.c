@@ -305,7 +305,7 @@ static void check_failures(const char *directory, const char *settings)
 {
     uint64_t nth;
 
-    for (nth = 1;; nth++) {
+    for (nth = 1;; nth += cuda_count(1, 12)) {
         struct plim_engine *engine = NULL;
         struct plim_err err = PLIM_ERR_INIT;
         int rc = whole_run(&engine, directory, settings, nth, &err);
