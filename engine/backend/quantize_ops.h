@@ -71,11 +71,11 @@ struct quantize_ops {
     int (*invert_and_reverse)(struct backend *backend, float *h, size_t in_features, struct plim_err *err);
 
     /*
-     * w [K, N] (device) = the layer's weights, widened: row i is input feature order[i] (host), columns are the outputs,
-     * padded with zeros to `padded` (N).
+     * w [K, columns] (device, rows `stride` apart) = the layer's weights, widened: row i is input feature order[i] (host),
+     * columns are the outputs, and zeros behind the last of them.
      */
     int (*gather_weights)(struct backend *backend, const struct linear_source *source, const uint16_t *order,
-                          size_t padded, float *w, struct plim_err *err);
+                          size_t columns, size_t stride, float *w, struct plim_err *err);
 
     /*
      * The scale search of one group (format notes, 6.5): w [rows, N] -> levels [N] in 1..16 and the group's maximum,
@@ -130,7 +130,7 @@ struct quantize_ops {
     size_t (*order_bytes)(size_t in_features);
     size_t (*cholesky_bytes)(size_t in_features);
     size_t (*invert_bytes)(size_t in_features);
-    size_t (*gather_bytes)(enum dtype dtype, size_t in_features, size_t padded);
+    size_t (*gather_bytes)(enum dtype dtype, size_t in_features, size_t columns);
     size_t (*search_bytes)(size_t out_features);
     size_t (*spread_bytes)(void);
 };

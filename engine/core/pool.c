@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "blocks.h"
 #include "plimsoll/units.h"
@@ -264,6 +266,21 @@ size_t plim_pool_block_bytes(struct plim_pool *pool, const void *memory)
     size_t bytes = block_of(&pool->blocks, memory)->bytes;
     pthread_mutex_unlock(&pool->mutex);
     return bytes;
+}
+
+void plim_pool_set_aside(struct plim_pool *pool, void *memory, size_t offset, size_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)memory + offset, end = begin + bytes;
+
+    pthread_mutex_lock(&pool->mutex);
+    const struct block *block = block_of(&pool->blocks, memory);
+    /* A block with a mapping of its own, of the spill file; its whole pages, so that no neighbour's come along. */
+    bool in_file = block->tier == PLIM_SLOW && pool->blocks.ram != PLIM_SLOW && !block->chunk;
+    pthread_mutex_unlock(&pool->mutex);
+    begin = (begin + page - 1) / page * page;
+    end = end / page * page;
+    if (in_file && begin < end)
+        (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
 enum plim_tier plim_pool_host_tier(const struct plim_pool *pool)

@@ -153,9 +153,11 @@ int drift_correct(const struct drift *drift, const struct hessian *hessian, floa
     float *scratch = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, bytes, err);
     int rc = scratch ? 0 : -1;
 
-    for (size_t column = 0; column < end && rc == 0; column += CORRECT_COLUMNS)
+    for (size_t column = 0; column < end && rc == 0; column += CORRECT_COLUMNS) {
         rc = correct_columns(drift, hessian, w, out_features, column, plim_min(CORRECT_COLUMNS, end - column), scratch,
                              scratch + bytes / sizeof *scratch / 2, err);
+        plim_pool_set_aside(pool, w, 0, drift->in_features * out_features * sizeof *w);
+    }
     plim_pool_free(pool, scratch);
     return rc;
 }

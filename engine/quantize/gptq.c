@@ -144,6 +144,30 @@ static int time_done(struct backend *backend, const struct quantize_ops *ops, ui
     return rc;
 }
 
+/*
+ * The group's errors to all later rows: SPREAD_AT_ONCE of them at a time, so that of a working copy in the slow tier no more is
+ * resident. A backend cuts its sums by fewer rows, so that makes no difference to them.
+ */
+#define SPREAD_AT_ONCE ((size_t)512)
+
+static int spread_group(const struct gptq_result *r, float *w, const struct exl2_group *group, const struct hessian *hessian,
+                        const struct group_buffers *buffers, struct plim_err *err)
+{
+    struct backend *backend = hessian->backend;
+    size_t k = r->in_features, n = r->out_features, row = group->first_row, begin = row + group->row_count;
+    size_t step = is_unified(backend) ? SPREAD_AT_ONCE : k;
+
+    for (size_t first = begin; first < k; first += step) {
+        size_t rows = plim_min(step, k - first);
+        if (backend_quantize_ops(backend->ops->name)
+                ->spread_errors(backend, w + first * n, rows, n, hessian->matrix + row * k + first, k, buffers->errors,
+                                group->row_count, err) < 0)
+            return -1;
+        plim_pool_set_aside(backend->pool, w, first * n * sizeof *w, rows * n * sizeof *w);
+    }
+    return 0;
+}
+
 static int quantise_group(struct gptq_result *r, float *w, const struct exl2_group *group, size_t g,
                           const struct hessian *hessian, struct group_buffers *buffers, struct plim_err *err)
 {
@@ -164,10 +188,9 @@ static int quantise_group(struct gptq_result *r, float *w, const struct exl2_gro
                            buffers->errors, err) < 0 ||
         time_done(backend, ops, &quantised, err) < 0)
         return -1;
-    if (u && first + rows < k &&
-        ops->spread_errors(backend, w + (first + rows) * n, k - first - rows, n, u + rows, k, buffers->errors, rows,
-                           err) < 0)
+    if (u && spread_group(r, w, group, hessian, buffers, err) < 0)
         return -1;
+    plim_pool_set_aside(backend->pool, w, first * n * sizeof *w, rows * n * sizeof *w);
     if (time_done(backend, ops, &spread, err) < 0)
         return -1;
     if (ops->pack_group(backend, buffers->codes, buffers->levels, rows, n, group->bits,

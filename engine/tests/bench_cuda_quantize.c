@@ -117,7 +117,7 @@ static int run(struct bench *b, struct plim_err *err)
     factor_mib = fmax(factor_mib, (double)plim_max(report.permute_peak_bytes[PLIM_FAST],
                                                    report.factor_peak_bytes[PLIM_FAST]) / (double)PLIM_MI);
     w = plim_pool_alloc(b->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, b->k * b->n * sizeof *w, err);
-    if (!w || b->ops->gather_weights(&b->backend, &source, h.order, b->n, w, err) < 0)
+    if (!w || b->ops->gather_weights(&b->backend, &source, h.order, b->n, b->n, w, err) < 0)
         goto out;
     double gather_s = seconds_since(b, &start, err);
     if (gptq_quantise(&result, w, b->n, &h, &layout, false, err) < 0)

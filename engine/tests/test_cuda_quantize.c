@@ -259,8 +259,8 @@ static void check_gather(size_t k, size_t n, enum dtype dtype)
         .out_features = n,
     };
     float *expected = malloc(k * padded * sizeof *expected), *device = device_floats(&b.cuda, NULL, k * padded);
-    fine(b.cpu_ops->gather_weights(&b.cpu, &source, order, padded, expected, &err), &err);
-    fine(b.ops->gather_weights(&b.cuda.backend, &source, order, padded, device, &err), &err);
+    fine(b.cpu_ops->gather_weights(&b.cpu, &source, order, padded, padded, expected, &err), &err);
+    fine(b.ops->gather_weights(&b.cuda.backend, &source, order, padded, padded, device, &err), &err);
     float *actual = host_floats(&b.cuda, device, k * padded);
     cr_expect_arr_eq(actual, expected, k * padded * sizeof *actual, "%zu x %zu, %s", k, n, dtype_name(dtype));
     free(actual);
@@ -495,7 +495,7 @@ static int convert_layer(struct backend *backend, size_t k, size_t n, int64_t th
             hessian_add(&h, device_x, ROWS, err) < 0)
             goto out;
     if (hessian_order(&h, "layer", err) < 0 || hessian_factor(&h, "layer", threshold, &report, err) < 0 ||
-        backend_quantize_ops(backend->ops->name)->gather_weights(backend, &source, h.order, n, w, err) < 0 ||
+        backend_quantize_ops(backend->ops->name)->gather_weights(backend, &source, h.order, n, n, w, err) < 0 ||
         gptq_quantise(result, w, n, &h, &mixed, false, err) < 0)
         goto out;
     rc = 0;

@@ -9,7 +9,7 @@
 struct gather {
     const struct linear_source *source;
     const uint16_t *order;
-    size_t padded;
+    size_t stride;
     float *w;
 };
 
@@ -27,28 +27,28 @@ static void gather_outputs(void *context, size_t begin, size_t end, int thread)
         float *column = g->w + n;
         if (n >= s->out_features) {
             for (size_t i = 0; i < k; i++)
-                column[i * g->padded] = 0;
+                column[i * g->stride] = 0;
             continue;
         }
         const char *row = (const char *)s->weight + n * k * dtype_bytes(s->dtype);
         for (size_t i = 0; i < k; i++) {
             const char *at = row + g->order[i] * dtype_bytes(s->dtype);
             if (s->dtype == DTYPE_F32) {
-                memcpy(column + i * g->padded, at, sizeof *column);
+                memcpy(column + i * g->stride, at, sizeof *column);
             } else {
                 uint16_t half;
                 memcpy(&half, at, sizeof half);
-                column[i * g->padded] = s->dtype == DTYPE_F16 ? half_to_float(half) : bfloat_to_float(half);
+                column[i * g->stride] = s->dtype == DTYPE_F16 ? half_to_float(half) : bfloat_to_float(half);
             }
         }
     }
 }
 
-int cpu_gather_weights(struct backend *backend, const struct linear_source *source, const uint16_t *order, size_t padded,
-                       float *w, struct plim_err *err)
+int cpu_gather_weights(struct backend *backend, const struct linear_source *source, const uint16_t *order, size_t columns,
+                       size_t stride, float *w, struct plim_err *err)
 {
     (void)err;
-    struct gather gather = { source, order, padded, w };
-    threads_run(backend->threads, padded, GATHER_OUTPUTS, gather_outputs, &gather);
+    struct gather gather = { source, order, stride, w };
+    threads_run(backend->threads, columns, GATHER_OUTPUTS, gather_outputs, &gather);
     return 0;
 }

@@ -16,8 +16,8 @@ int cpu_hessian_permute(struct backend *backend, float *h, const float *diagonal
 int cpu_cholesky(struct backend *backend, float *h, size_t in_features, struct plim_err *err);
 int cpu_invert_and_reverse(struct backend *backend, float *h, size_t in_features, struct plim_err *err);
 size_t cpu_invert_bytes(size_t in_features);
-int cpu_gather_weights(struct backend *backend, const struct linear_source *source, const uint16_t *order, size_t padded,
-                       float *w, struct plim_err *err);
+int cpu_gather_weights(struct backend *backend, const struct linear_source *source, const uint16_t *order, size_t columns,
+                       size_t stride, float *w, struct plim_err *err);
 int cpu_scale_search(struct backend *backend, const float *w, size_t rows, size_t out_features, unsigned bits,
                      uint8_t *levels, struct group_scales *scales, struct plim_err *err);
 int cpu_fit_scales(struct backend *backend, const float *w, size_t rows, size_t out_features, unsigned bits,

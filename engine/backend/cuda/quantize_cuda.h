@@ -29,7 +29,7 @@ int cuda_hessian_permute(struct backend *backend, float *h, const float *diagona
 int cuda_cholesky(struct backend *backend, float *h, size_t in_features, struct plim_err *err);
 int cuda_invert_and_reverse(struct backend *backend, float *h, size_t in_features, struct plim_err *err);
 int cuda_gather_weights(struct backend *backend, const struct linear_source *source, const uint16_t *order,
-                        size_t padded, float *w, struct plim_err *err);
+                        size_t columns, size_t stride, float *w, struct plim_err *err);
 int cuda_scale_search(struct backend *backend, const float *w, size_t rows, size_t out_features, unsigned bits,
                       uint8_t *levels, struct group_scales *scales, struct plim_err *err);
 int cuda_fit_scales(struct backend *backend, const float *w, size_t rows, size_t out_features, unsigned bits,
@@ -48,7 +48,7 @@ int cuda_divergence(struct backend *backend, const float *reference, const float
 size_t cuda_hessian_bytes(size_t rows, size_t in_features);
 size_t cuda_order_bytes(size_t in_features);
 size_t cuda_factor_bytes(size_t in_features);
-size_t cuda_gather_bytes(enum dtype dtype, size_t in_features, size_t padded);
+size_t cuda_gather_bytes(enum dtype dtype, size_t in_features, size_t columns);
 size_t cuda_search_bytes(size_t out_features);
 size_t cuda_spread_bytes(void);
 

@@ -28,10 +28,10 @@ __device__ static float widen(__nv_bfloat16 value)
     return __bfloat162float(value);
 }
 
-/* strip [outputs, k] -> w[i * padded + first + output] for every feature i of the order; outputs past `have` are zeros. */
+/* strip [outputs, k] -> w[i * stride + first + output] for every feature i of the order; outputs past `have` are zeros. */
 template <class T>
 __global__ static void gather_tile(const T *strip, size_t have, size_t outputs, size_t k, const uint16_t *order,
-                                   size_t padded, float *w)
+                                   size_t stride, float *w)
 {
     __shared__ float tile[TILE][TILE + 1];
     size_t feature = blockIdx.x * (size_t)TILE, output = blockIdx.y * (size_t)TILE;
@@ -44,7 +44,7 @@ __global__ static void gather_tile(const T *strip, size_t have, size_t outputs, 
     for (int y = (int)threadIdx.y; y < TILE; y += TILE_THREADS_Y) {
         size_t i = feature + (size_t)y, n = output + threadIdx.x;
         if (i < k && n < outputs)
-            w[i * padded + n] = tile[threadIdx.x][y];
+            w[i * stride + n] = tile[threadIdx.x][y];
     }
 }
 
@@ -53,7 +53,7 @@ struct gather {
     const struct linear_source *source;
     uint16_t *order;       /* device */
     void *strip;           /* device */
-    size_t padded;
+    size_t stride;
     float *w;
 };
 
@@ -71,17 +71,17 @@ static int gather_strip(const struct gather *g, size_t first, size_t outputs, st
         return -1;
     float *w = g->w + first;
     if (s->dtype == DTYPE_F32)
-        gather_tile<<<grid, block, 0, stream>>>((const float *)g->strip, have, outputs, k, g->order, g->padded, w);
+        gather_tile<<<grid, block, 0, stream>>>((const float *)g->strip, have, outputs, k, g->order, g->stride, w);
     else if (s->dtype == DTYPE_F16)
-        gather_tile<<<grid, block, 0, stream>>>((const __half *)g->strip, have, outputs, k, g->order, g->padded, w);
+        gather_tile<<<grid, block, 0, stream>>>((const __half *)g->strip, have, outputs, k, g->order, g->stride, w);
     else
-        gather_tile<<<grid, block, 0, stream>>>((const __nv_bfloat16 *)g->strip, have, outputs, k, g->order, g->padded, w);
+        gather_tile<<<grid, block, 0, stream>>>((const __nv_bfloat16 *)g->strip, have, outputs, k, g->order, g->stride, w);
     return cuda_launch_check("gathering weights", err);
 }
 
-static size_t strip_outputs(size_t row_bytes, size_t padded)
+static size_t strip_outputs(size_t row_bytes, size_t columns)
 {
-    return plim_min(padded, plim_max((size_t)TILE, STRIP_BYTES / row_bytes / TILE * TILE));
+    return plim_min(columns, plim_max((size_t)TILE, STRIP_BYTES / row_bytes / TILE * TILE));
 }
 
 static size_t order_bytes(size_t in_features)
@@ -89,27 +89,27 @@ static size_t order_bytes(size_t in_features)
     return plim_round_up(in_features * sizeof(uint16_t), PLIM_POOL_ALIGN);
 }
 
-size_t cuda_gather_bytes(enum dtype dtype, size_t in_features, size_t padded)
+size_t cuda_gather_bytes(enum dtype dtype, size_t in_features, size_t columns)
 {
     size_t row_bytes = in_features * dtype_bytes(dtype);
-    return order_bytes(in_features) + strip_outputs(row_bytes, padded) * row_bytes;
+    return order_bytes(in_features) + strip_outputs(row_bytes, columns) * row_bytes;
 }
 
-int cuda_gather_weights(struct backend *backend, const struct linear_source *source, const uint16_t *order, size_t padded,
-                        float *w, struct plim_err *err)
+int cuda_gather_weights(struct backend *backend, const struct linear_source *source, const uint16_t *order, size_t columns,
+                        size_t stride, float *w, struct plim_err *err)
 {
     size_t k = source->in_features, row_bytes = k * dtype_bytes(source->dtype);
-    size_t outputs = strip_outputs(row_bytes, padded);
+    size_t outputs = strip_outputs(row_bytes, columns);
     int rc = 0;
 
     char *memory = (char *)plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE,
-                                           cuda_gather_bytes(source->dtype, k, padded), err);
+                                           cuda_gather_bytes(source->dtype, k, columns), err);
     if (!memory)
         return -1;
-    struct gather g = { backend, source, (uint16_t *)memory, memory + order_bytes(k), padded, w };
+    struct gather g = { backend, source, (uint16_t *)memory, memory + order_bytes(k), stride, w };
     rc = cuda_upload(backend, g.order, order, k * sizeof *order, err);
-    for (size_t first = 0; first < padded && rc == 0; first += outputs)
-        rc = gather_strip(&g, first, plim_min(outputs, padded - first), err);
+    for (size_t first = 0; first < columns && rc == 0; first += outputs)
+        rc = gather_strip(&g, first, plim_min(outputs, columns - first), err);
     plim_pool_free(backend->pool, memory);
     return rc;
 }

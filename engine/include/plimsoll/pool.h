@@ -185,6 +185,12 @@ void plim_pool_free(struct plim_pool *pool, void *block);
 /* The size that was asked for `block`. */
 size_t plim_pool_block_bytes(struct plim_pool *pool, const void *block);
 
+/*
+ * Takes `bytes` of a block from `offset` on out of the resident set, where a file holds them: the slow tier on the CPU. They
+ * come back when they are touched. Nothing elsewhere.
+ */
+void plim_pool_set_aside(struct plim_pool *pool, void *block, size_t offset, size_t bytes);
+
 /* The tier that PLIM_HOST means. */
 enum plim_tier plim_pool_host_tier(const struct plim_pool *pool);
 
