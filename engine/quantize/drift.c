@@ -158,6 +158,7 @@ int drift_correct(const struct drift *drift, const struct hessian *hessian, floa
                              scratch + bytes / sizeof *scratch / 2, err);
         plim_pool_set_aside(pool, w, 0, drift->in_features * out_features * sizeof *w);
     }
+    plim_pool_set_aside(pool, drift->moment, 0, moment_bytes(drift));
     plim_pool_free(pool, scratch);
     return rc;
 }

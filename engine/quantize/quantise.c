@@ -188,6 +188,9 @@ static int quantise_matrices(struct module *m, struct plim_err *err)
         rc = h ? quantise_layer(&results[p], &m->view[p].source, h, module_drift(m, p),
                                 module_layout(m->kind, c->choice[m->index], p), rtn, m->weights_tier, &c->meter, err)
                : -1;
+        /* Of the mapped file: not needed again. */
+        const struct linear_source *source = &m->view[p].source;
+        model_drop_pages(source->weight, source->in_features * source->out_features * dtype_bytes(source->dtype));
     }
     hessian_release(&m->inner);
     drift_release(&m->output_drift);
