@@ -19,8 +19,8 @@ int ab_measure_pair(struct ab_case *c, enum ab_stage stage, const struct ab_opti
  * The number that a process stands for: the quartile of its repeats on the fast side. Interruptions only make a repeat
  * slower, so the faster repeats tell what the build does, and the slower ones what the neighbours did; a slower build is
  * slower in all. Of A/A pairs on two shared cores, whether quiet, copying files or compiling, the differences spread by 0.45
- * to 1 of what they do with the median, and a third to all of those beyond 10% are gone. NaN when there is none that a
- * ratio can be made of.
+ * to 1 of what they do with the median (one series of many with two threads: 1.03), and a third to all of those beyond 10%
+ * are gone. NaN when there is none that a ratio can be made of.
  */
 double ab_process_timing(const struct metric *metric);
 
