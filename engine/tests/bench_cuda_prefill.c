@@ -8,6 +8,11 @@
  * else it needs, and the median of ROUNDS; and the pool's memory beside weights and cache. The table comes from further prompts with
  * an event before and after each operation; its sum is larger than the first line where operations overlap, and `between`
  * is what no operation accounts for. Matrices are told apart by their shapes.
+ *
+ * Then, where all layers are EXL2, their products beside cuBLAS's on ready fp16 weights (bench_cuda_products.h), in turns with
+ * whole prompts, SUSTAINED of each in a row, so that all run at the clocks of a long run. Quotients are cuBLAS's time, fp16
+ * in and out (with our outputs in brackets), over ours: of the products alone; of what the table calls norm_linear and mlp,
+ * which are the same products with norms and gates; of the whole prompt.
  */
 
 #include <cuda_runtime_api.h>
@@ -15,12 +20,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_cuda_products.h"
 #include "cuda/cuda_internal.h"
 #include "model.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/engine.h"
 
-enum { ROUNDS = 9, MAX_TOKENS = 16384, MAX_ENTRIES = 16384, MAX_NAMES = 32 };
+enum { ROUNDS = 9, TURNS = 5, SUSTAINED = 4, TABLES = 3, MAX_TOKENS = 16384, MAX_ENTRIES = 16384, MAX_NAMES = 32 };
 
 static struct plim_err err = PLIM_ERR_INIT;
 
@@ -167,11 +173,12 @@ struct total {
     size_t count;
 };
 
-static void print_table(double whole_ms)
+/* Of TABLES prompts that took `whole_ms` together; returns what products with norms and gates take in one. */
+static double print_table(double whole_ms)
 {
     struct total totals[MAX_NAMES] = { 0 };
     size_t names = 0;
-    double sum = 0;
+    double sum = 0, linears = 0;
 
     must_cuda(cudaDeviceSynchronize());
     for (size_t i = 0; i < entry_count; i++) {
@@ -188,10 +195,14 @@ static void print_table(double whole_ms)
         totals[n].count++;
         sum += ms;
     }
-    for (size_t n = 0; n < names; n++)
-        printf("    %-32s %5zu  %8.3f ms  %8.1f us each\n", totals[n].name, totals[n].count, totals[n].ms,
+    for (size_t n = 0; n < names; n++) {
+        printf("    %-32s %5zu  %8.3f ms  %8.1f us each\n", totals[n].name, totals[n].count / TABLES, totals[n].ms / TABLES,
                totals[n].ms / (double)totals[n].count * 1e3);
-    printf("    %-32s        %8.3f ms of %.3f with events\n", "between", whole_ms - sum, whole_ms);
+        if (strcmp(totals[n].name, "norm_linear") == 0 || strcmp(totals[n].name, "mlp") == 0)
+            linears += totals[n].ms / TABLES;
+    }
+    printf("    %-32s        %8.3f ms of %.3f with events\n", "between", (whole_ms - sum) / TABLES, whole_ms / TABLES);
+    return linears;
 }
 
 static void print_memory(struct plim_engine *engine, const char *model, const struct plim_parameters *parameters,
@@ -208,6 +219,39 @@ static void print_memory(struct plim_engine *engine, const char *model, const st
     printf("beside weights and cache %.1f MiB%s\n",
            (double)(peak - tag[PLIM_TAG_WEIGHTS] - tag[PLIM_TAG_KV_CACHE]) / (1 << 20),
            plan.peak_bytes == peak ? ", as predicted" : ", NOT AS PREDICTED");
+}
+
+/* ---- beside cuBLAS ---- */
+
+static double median(double *values, int count)
+{
+    qsort(values, (size_t)count, sizeof *values, by_value);
+    return values[count / 2];
+}
+
+static void print_quotients(const struct plim_model *model, struct plim_session *session, const int32_t *ids, size_t tokens,
+                            double linears_ms)
+{
+    double prompt[TURNS], ours[TURNS], blas[TURNS], as_ours[TURNS];
+    struct products *products = products_open(model, tokens);
+
+    if (!products)
+        return;
+    for (int round = 0; round < TURNS; round++) {
+        prompt[round] = 0;
+        for (int i = 0; i < SUSTAINED; i++)
+            prompt[round] += prompt_ms(session, ids, tokens) / SUSTAINED;
+        ours[round] = products_ms(products, PRODUCTS_OURS, SUSTAINED);
+        blas[round] = products_ms(products, PRODUCTS_BLAS_HALVES, SUSTAINED);
+        as_ours[round] = products_ms(products, PRODUCTS_BLAS_AS_OURS, SUSTAINED);
+    }
+    products_close(products);
+    double whole = median(prompt, TURNS), alone = median(ours, TURNS), best = median(blas, TURNS);
+    double same = median(as_ours, TURNS);
+    printf("sustained, of all layers: cuBLAS %.2f ms (%.2f with our outputs); products %.2f ms: %.1f%% (%.1f%%); with norms and "
+           "gates %.2f ms: %.1f%% (%.1f%%); whole prompts %.2f ms: %.1f%% (%.1f%%)\n",
+           best, same, alone, 100 * best / alone, 100 * same / alone, linears_ms, 100 * best / linears_ms,
+           100 * same / linears_ms, whole, 100 * best / whole, 100 * same / whole);
 }
 
 int main(int argc, char **argv)
@@ -269,8 +313,13 @@ int main(int argc, char **argv)
     engine->backend.ops = &timed;
     prompt_ms(session, ids, tokens);
     entry_count = 0;
-    print_table(prompt_ms(session, ids, tokens));
+    double with_events_ms = 0;
+    for (int i = 0; i < TABLES; i++)
+        with_events_ms += prompt_ms(session, ids, tokens);
+    double linears_ms = print_table(with_events_ms);
     engine->backend.ops = real;
+    if (tokens <= (size_t)parameters.count[PLIM_MAX_INPUT_LEN])
+        print_quotients(model, session, ids, tokens, linears_ms);
 
     plim_session_close(session);
     plim_model_free(model);
