@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cuda/cuda_internal.h"
 #include "plimsoll/units.h"
 #include "test_cuda_layers.h"
 
@@ -288,6 +289,37 @@ Test(cuda_linear, mlp_at_once)
         layer_exl2(&a.layers[1], layer_mixed, 512, 0.25f, false, same_order ? 21 : 22);
         layer_exl2(&a.layers[2], inner, 864, 0.25f, true, 23);
         check_mlps(&a, 0);
+    }
+}
+
+/* More rows than go at once, of narrow matrices: the last piece has a row less. */
+Test(cuda_linear, mlp_in_pieces)
+{
+    static const struct group_spec groups[] = { { 5, 32 }, { 4, 96 }, { 0, 0 } };
+    static const size_t rows[] = { 1025, 1100, 2051 };
+    struct at_once a = { 0 };
+
+    for (int same_order = 0; same_order < 2; same_order++) {
+        struct cuda_fixture f;
+        cuda_fixture_open_with(&f, NULL, "dq_rows=4096");
+        layer_exl2(&a.layers[0], groups, 128, 0.25f, false, 31);
+        layer_exl2(&a.layers[1], groups, 128, 0.25f, false, same_order ? 31 : 32);
+        layer_exl2(&a.layers[2], groups, 128, 0.25f, true, 33);
+        at_once_open(&a, &f);
+        struct mlp mlp = { &a.matrices[0], &a.matrices[1], &a.matrices[2], ACTIVATION_SILU };
+        for (size_t r = 0; r < cuda_count(3, 2); r++) {
+            size_t bytes = f.backend.ops->mlp_work(&f.backend, &mlp, rows[r]);
+            cr_assert_eq(bytes, backend_predict("cuda")->mlp_work(&a.layers[0].shape, &a.layers[1].shape, &a.layers[2].shape,
+                                                                  rows[r], &f.parameters));
+            if (cuda_of(&f.backend)->compute_capability == 90)
+                cr_assert_leq(bytes, 1024 * (128 + 2 * 128) * sizeof(uint16_t));
+            if (bytes)
+                check_mlp(&f, &a, rows[r], bytes, r % 2, "pieces");
+        }
+        at_once_close(&a, &f);
+        for (size_t i = 0; i < 3; i++)
+            layer_free(&a.layers[i]);
+        cuda_fixture_close(&f);
     }
 }
 

@@ -6,7 +6,8 @@
  * them leave it like that, so x is written once, 2 bytes an element, and nothing is converted or gathered on its way:
  *
  *     norm_linear   work = x [rows, in]                                    normed, in the order of the matrix at hand
- *     mlp           work = x [rows, in], gate and up [rows, inner]         act(gate) * up goes over gate, in down's order
+ *     mlp           work = x [rows, in], gate and up [rows, inner]         act(gate) * up goes over gate, in down's order;
+ *                                                                          of at most MLP_ROWS rows, one piece after the other
  *
  * Matrices of the same input mostly have the same permutation (a converter orders by one Hessian); where they don't, or take
  * different ways, x is made again in the same place.
@@ -28,12 +29,41 @@ static bool takes(const struct cuda_linear_shape *shape, const struct plim_param
     return cuda_linear_takes_halves(shape, parameters, &order);
 }
 
+/*
+ * Rows that go through an MLP together, at most, where no weights are expanded for them: what lies between its products then
+ * takes half of what 2048 rows would, and is mostly in the second-level cache when it is read.
+ */
+#define MLP_ROWS ((size_t)1024)
+
+static bool is_wide(struct cuda_linear_shape shape, size_t rows, const struct plim_parameters *parameters)
+{
+    enum linear_order order;
+
+    shape.rows = rows;
+    return cuda_linear_gives_halves(&shape, parameters) && cuda_linear_takes_halves(&shape, parameters, &order) &&
+           order == LINEAR_WGMMA;
+}
+
+/* Even pieces; the last has up to a row for each of them less. */
+static size_t mlp_piece(const struct cuda_linear_shape *gate, const struct cuda_linear_shape *up,
+                        const struct cuda_linear_shape *down, const struct plim_parameters *parameters)
+{
+    const struct cuda_linear_shape *const shapes[] = { gate, up, down };
+    size_t rows = gate->rows, count = plim_ceil_div(rows, MLP_ROWS), piece = plim_ceil_div(rows, count);
+
+    for (size_t i = 0; i < 3; i++)
+        if (!is_wide(*shapes[i], piece, parameters) || !is_wide(*shapes[i], rows - (count - 1) * piece, parameters))
+            return rows;
+    return piece;
+}
+
 static size_t mlp_bytes(const struct cuda_linear_shape *gate, const struct cuda_linear_shape *up,
                         const struct cuda_linear_shape *down, const struct plim_parameters *parameters)
 {
     if (!cuda_linear_gives_halves(gate, parameters) || !cuda_linear_gives_halves(up, parameters) || !takes(down, parameters))
         return 0;
-    return halves_bytes(gate->rows, gate->in_features) + 2 * halves_bytes(gate->rows, down->in_features);
+    size_t piece = mlp_piece(gate, up, down, parameters);
+    return halves_bytes(piece, gate->in_features) + 2 * halves_bytes(piece, down->in_features);
 }
 
 size_t cuda_norm_linear_work(const struct backend *backend, const struct matrix *const *matrices, size_t count, size_t rows)
@@ -164,8 +194,9 @@ int cuda_norm_linear(struct backend *backend, const struct norm *norm, const str
     return 0;
 }
 
-int cuda_mlp(struct backend *backend, const struct norm *norm, const struct mlp *mlp, const float *x, size_t rows, void *work,
-             float *out, bool accumulate, struct plim_err *err)
+/* Rows that go at once. */
+static int mlp_rows(struct backend *backend, const struct norm *norm, const struct mlp *mlp, const float *x, size_t rows,
+                    void *work, float *out, bool accumulate, struct plim_err *err)
 {
     struct cuda *cuda = cuda_of(backend);
     const struct cuda_matrix *down = mlp->down->impl;
@@ -188,4 +219,18 @@ int cuda_mlp(struct backend *backend, const struct norm *norm, const struct mlp 
                    "multiplying gates", err) < 0)
         return -1;
     return cuda_linear_halves(backend, &mlp->down, &to_out, 1, err);
+}
+
+int cuda_mlp(struct backend *backend, const struct norm *norm, const struct mlp *mlp, const float *x, size_t rows, void *work,
+             float *out, bool accumulate, struct plim_err *err)
+{
+    struct cuda_linear_shape gate = cuda_linear_shape_of(mlp->gate, rows), up = cuda_linear_shape_of(mlp->up, rows);
+    struct cuda_linear_shape down = cuda_linear_shape_of(mlp->down, rows);
+    size_t piece = mlp_piece(&gate, &up, &down, backend->parameters);
+
+    for (size_t row = 0; row < rows; row += piece)
+        if (mlp_rows(backend, norm, mlp, x + row * gate.in_features, plim_min(piece, rows - row), work,
+                     out + row * down.out_features, accumulate, err) < 0)
+            return -1;
+    return 0;
 }
