@@ -62,8 +62,11 @@ struct block_layout block_layout(const struct model_config *c, size_t rows, cons
         l.q = plim_max(branch, activation_pad(works->projections / sizeof(float)));
     l.k = l.q + activation_pad(rows * c->head_count * c->head_dim);
     l.v = l.k + activation_pad(rows * c->kv_head_count * c->head_dim);
-    l.output = l.v + activation_pad(rows * c->kv_head_count * c->head_dim);
-    size_t attention = l.output + activation_pad(works->output / sizeof(float));
+    size_t attention = l.v + activation_pad(rows * c->kv_head_count * c->head_dim);
+    size_t output = activation_pad(works->output / sizeof(float));
+    /* Where the projections' work was, which is done with by then, unless that is where the branch goes. */
+    l.output = branch || output > l.q ? attention : 0;
+    attention = plim_max(attention, l.output + output);
     if (works->mlp)
         l.mlp = branch;
     size_t mlp = l.mlp + (works->mlp ? activation_pad(works->mlp / sizeof(float)) : 2 * inner);

@@ -61,7 +61,8 @@ struct block_works {
 
 /*
  * Where things lie in scratch behind the rope tables, in floats: normed, or what a block adds, or the projections' work, at
- * 0; then q, k and v, and o_proj's work; in the same place either gate and up from `mlp` on or the MLP's work.
+ * 0; then q, k and v; o_proj's work in the projections' place or behind v; in the same place either gate and up from `mlp` on
+ * or the MLP's work.
  */
 struct block_layout {
     size_t q, k, v, output, mlp;

@@ -280,7 +280,8 @@ static uint64_t scratch_bytes(const struct predictor *p, size_t rows)
         uint64_t q_work = (projections_work(p, shapes, rows) + 63) / 64 * 64;
         uint64_t inner_work = (mlp_work(p, shapes, rows) + 63) / 64 * 64;
         uint64_t before = q_work ? (q_work > branch ? q_work : branch) : bytes[0];
-        uint64_t attention = before + bytes[1] + 2 * bytes[2] + (output_work(p, shapes, rows) + 63) / 64 * 64;
+        uint64_t output = (output_work(p, shapes, rows) + 63) / 64 * 64;   /* where the projections' was, if it can */
+        uint64_t attention = before + bytes[1] + 2 * bytes[2] + (branch || output > before ? output : 0);
         uint64_t mlp = inner_work ? branch + inner_work : bytes[0] + 2 * bytes[3];
         uint64_t larger = attention > mlp ? attention : mlp;
         most = larger > most ? larger : most;
