@@ -383,6 +383,10 @@ int cuda_linear_open(struct backend *backend, struct plim_err *err)
 {
     struct cuda *cuda = cuda_of(backend);
 
+    if ((cuda->compute_capability / 10 == 9) != cuda_linear_has_wgmma(backend->parameters))
+        return plim_err_input(err, "device %d has compute capability %d.%d, the first of those that share the model %s: all must "
+                              "have 9.0, or none", cuda->device, cuda->compute_capability / 10, cuda->compute_capability % 10,
+                              cuda_linear_has_wgmma(backend->parameters) ? "has 9.0" : "hasn't 9.0");
     cuda->linear_counters = plim_pool_calloc(backend->pool, PLIM_FAST, PLIM_TAG_METADATA, 1,
                                              LINEAR_COUNTERS * sizeof *cuda->linear_counters, err);
     return cuda->linear_counters ? 0 : -1;

@@ -56,6 +56,13 @@ struct cuda_linear_shape {
     bool has_bias;
 };
 
+/*
+ * Whether linear_wgmma can run: on the device that is used, or the first of several, which are alike (cuda_linear_open). The
+ * one thing that hangs on the device, with what follows from it for memory; without a device the answer is that of the
+ * cards that have it.
+ */
+bool cuda_linear_has_wgmma(const struct plim_parameters *parameters);
+
 enum cuda_linear_path cuda_linear_path(const struct cuda_linear_shape *shape, const struct plim_parameters *parameters);
 
 /* One call of cuda_linear. */

@@ -12,22 +12,22 @@
  */
 #define CUDA_SMALL_CHUNK ((size_t)4 << 20)
 
-/*
- * Whether linear_wgmma can run. The one thing that hangs on the device, with what follows from it for memory; without a
- * device the answer is that of the cards that have it.
- */
-static bool wgmma_there(void)
+bool cuda_linear_has_wgmma(const struct plim_parameters *parameters)
 {
-    static atomic_int known;   /* 0: not yet; 1: no; 2: yes */
-    int answer = atomic_load_explicit(&known, memory_order_relaxed), major = 9;
+    enum { MOST_DEVICES = 64 };
+    static atomic_int known[MOST_DEVICES];   /* 0: not yet; 1: no; 2: yes */
+    int device = cuda_device_at(parameters, 0), major = 9;
 
+    if (device < 0 || device >= MOST_DEVICES)
+        return true;
+    int answer = atomic_load_explicit(&known[device], memory_order_relaxed);
     if (!answer) {
-        if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) != cudaSuccess) {
+        if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) {
             cudaGetLastError();
             major = 9;
         }
         answer = major == 9 ? 2 : 1;
-        atomic_store_explicit(&known, answer, memory_order_relaxed);
+        atomic_store_explicit(&known[device], answer, memory_order_relaxed);
     }
     return answer == 2;
 }
@@ -54,23 +54,23 @@ static size_t chunks_ns(size_t in_features, size_t columns, size_t rows)
 #define WIDE_ROWS ((size_t)33)
 
 /* Whether packed weights meet these rows in linear_wgmma, or else in tiles of LINEAR_MAX_FUSED_ROWS rows. */
-static bool is_wide(size_t in_features, size_t columns, size_t rows)
+static bool is_wide(size_t in_features, size_t columns, size_t rows, const struct plim_parameters *parameters)
 {
     return rows >= WIDE_ROWS &&
-           linear_wgmma_ns(in_features, columns, rows) < tiles_ns(in_features, columns, rows) && wgmma_there();
+           linear_wgmma_ns(in_features, columns, rows) < tiles_ns(in_features, columns, rows) && cuda_linear_has_wgmma(parameters);
 }
 
 /*
  * Up to dq_rows rows, packed weights are multiplied as they are; auto: where that is the faster way. One row always is: a
  * decoded token's graph then needs no scratch.
  */
-static bool is_few(const struct cuda_linear_shape *shape, int64_t dq_rows)
+static bool is_few(const struct cuda_linear_shape *shape, enum cuda_linear_path packed, int64_t dq_rows)
 {
     size_t in = shape->in_features, columns = shape->stored_out_features, rows = shape->rows;
 
     if (dq_rows >= 0)
         return rows <= (size_t)dq_rows || rows == 1;
-    size_t fused = is_wide(in, columns, rows) ? linear_wgmma_ns(in, columns, rows) : tiles_ns(in, columns, rows);
+    size_t fused = packed == CUDA_LINEAR_WIDE ? linear_wgmma_ns(in, columns, rows) : tiles_ns(in, columns, rows);
     /* Narrow projections (k, v) can share a launch, and a gathered x, with a wide one; alone they would gain by chunks. */
     return rows <= LINEAR_MAX_FUSED_ROWS || fused < chunks_ns(in, columns, rows) * 5 / 4;
 }
@@ -87,9 +87,9 @@ enum cuda_linear_path cuda_linear_path(const struct cuda_linear_shape *shape, co
 
     if (!shape->is_exl2)
         return shape->rows <= LINEAR_DENSE_ROWS ? CUDA_LINEAR_DOTS : CUDA_LINEAR_PRODUCT;
-    enum cuda_linear_path packed = is_wide(shape->in_features, shape->stored_out_features, shape->rows) ? CUDA_LINEAR_WIDE
-                                                                                                        : CUDA_LINEAR_TILES;
-    if (is_few(shape, parameters->count[PLIM_DQ_ROWS]))
+    bool wide = is_wide(shape->in_features, shape->stored_out_features, shape->rows, parameters);
+    enum cuda_linear_path packed = wide ? CUDA_LINEAR_WIDE : CUDA_LINEAR_TILES;
+    if (is_few(shape, packed, parameters->count[PLIM_DQ_ROWS]))
         return packed;
     if (parameters->count[PLIM_DQ_MODE] == PLIM_DQ_GATED && !gate_expands(shape, limit))
         return CUDA_LINEAR_TILES;
