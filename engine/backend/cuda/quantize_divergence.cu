@@ -38,9 +38,9 @@ static __global__ void divergence_kernel(const float *reference, const float *lo
     p_max = (float)join(p_max, shared, larger);
     q_max = (float)join(q_max, shared, larger);
     for (size_t i = threadIdx.x; i < vocab; i += THREADS) {
-        double weight = expf(p[i] - p_max);
+        double weight = exp((double)p[i] - p_max);   /* in fp32 small divergences would drown in what it rounds */
         p_sum += weight;
-        q_sum += expf(q[i] - q_max);
+        q_sum += exp((double)q[i] - q_max);
         weighted += weight * ((double)p[i] - (double)q[i]);
     }
     p_sum = join(p_sum, shared, plus);
