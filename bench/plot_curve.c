@@ -333,8 +333,9 @@ static void put_panel(FILE *out, const struct curve *curve, size_t p)
     plot_panel_title(curve->y[p], unit.unit, is_log, title, sizeof title);
     fprintf(out, "panel_label[%zu] = ", p + 1);
     put_quoted(out, title);
+    int log_base = !is_log ? 0 : *unit.unit ? 2 : 10;   /* powers of two suit bytes and rates, of ten fractions */
     fprintf(out, "; panel_scale[%zu] = real(%s); panel_log[%zu] = %d; panel_predicted[%zu] = %d\n", p + 1,
-            format_number(text, sizeof text, unit.scale), p + 1, is_log, p + 1, predicted);
+            format_number(text, sizeof text, unit.scale), p + 1, log_base, p + 1, predicted);
 }
 
 static void series_title(const struct series *s, char *out, size_t size)

@@ -2,7 +2,7 @@
 # the prediction; bars hold the middle half of the samples; a ring marks the knee of the first panel's curve.
 #
 # Needs: name, formats, title, subtitle, notes, note[], data, x_label, x_low, x_high, x_log, panels, panel_label[],
-# panel_scale[], panel_log[], panel_predicted[], series, series_title[], series_color[], series_dash[],
+# panel_scale[], panel_log[] (the base; 0: linear), panel_predicted[], series, series_title[], series_color[], series_dash[],
 # series_knee[] (NaN: none), legend_columns.
 
 wide = 1280
@@ -37,7 +37,7 @@ do for [format in formats] {
         set tmargin at screen top - (p - 1) * (height + gap)
         set bmargin at screen top - (p - 1) * (height + gap) - height
         if (panel_log[p]) {
-            set logscale y 2
+            set logscale y panel_log[p]
             set yrange [*:*]
         } else {
             unset logscale y
