@@ -29,8 +29,8 @@ struct gptq_result {
 };
 
 /*
- * Quantises w [K, N], device (rows already in `hessian->order`, columns padded with zeros to a multiple of 32; overwritten).
- * With `round_to_nearest` the Hessian gives the order only and need not be factored (hessian_order). On failure `result` is empty.
+ * Quantises w [K, N], device, a block of the backend's pool (rows already in `hessian->order`, columns padded with zeros to
+ * a multiple of 32; overwritten). With `round_to_nearest` the Hessian gives the order only and need not be factored (hessian_order). On failure `result` is empty.
  */
 int gptq_quantise(struct gptq_result *result, float *w, size_t out_features, const struct hessian *hessian,
                   const struct exl2_layout *layout, bool round_to_nearest, struct plim_err *err);

@@ -91,7 +91,8 @@ static uint64_t run_quantizer(int thread_count)
 {
     enum { K = 320, N = 192, ROWS = 400 };
     static const struct exl2_layout layout = { 2, { { 5, 64, 0.2 }, { 3, 64, 0.8 } } };
-    static float x[ROWS * K], w[K * N];
+    static float x[ROWS * K];
+    float *w;
     struct plim_err err = PLIM_ERR_INIT;
     struct plim_pool *pool = NULL;
     struct threads *threads = NULL;
@@ -106,8 +107,6 @@ static uint64_t run_quantizer(int thread_count)
     plim_random_seed(&random, 5, 0);
     for (size_t i = 0; i < ROWS * K; i++)
         x[i] = (float)plim_random_normal(&random);
-    for (size_t i = 0; i < K * N; i++)
-        w[i] = (float)plim_random_normal(&random);
     plim_parameters_default(&parameters);
     parameters.count[PLIM_CPU_THREADS] = thread_count;
     check(plim_parameters_resolve(&parameters, &err) == 0, "parameters", &err);
@@ -116,12 +115,19 @@ static uint64_t run_quantizer(int thread_count)
           "backend", &err);
     if (failures)
         exit(1);
+    w = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, K * N * sizeof *w, &err);
+    check(w != NULL, "weights", &err);
+    if (failures)
+        exit(1);
+    for (size_t i = 0; i < K * N; i++)
+        w[i] = (float)plim_random_normal(&random);
     check(hessian_init(&h, &backend, K, &err) == 0 && hessian_add(&h, x, ROWS, &err) == 0 &&
               hessian_order(&h, "layer", &err) == 0 && hessian_factor(&h, "layer", 0, &report, &err) == 0 &&
               gptq_quantise(&result, w, N, &h, &layout, false, &err) == 0,
           "quantizer", &err);
     for (size_t i = 0; i < result.word_rows * N; i++)
         sum = sum * 31 + result.q_weight[i];
+    plim_pool_free(pool, w);
     gptq_result_release(&result, pool);
     hessian_release(&h);
     backend_close(&backend);

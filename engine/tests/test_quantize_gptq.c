@@ -95,6 +95,16 @@ static int option_of_first_attention(const char *bits)
     return (int)option;
 }
 
+/* A copy that gptq_quantise may have: it takes memory of the pool. */
+static float *copy_in_pool(struct plim_pool *pool, const float *values, size_t count)
+{
+    struct plim_err err = PLIM_ERR_INIT;
+    float *copy = plim_pool_alloc(pool, PLIM_FAST, PLIM_TAG_WORKSPACE, count * sizeof *copy, &err);
+    cr_assert_not_null(copy, "%s", err.message);
+    memcpy(copy, values, count * sizeof *copy);
+    return copy;
+}
+
 static void compare_with_exllamav2(const char *bits)
 {
     static const char *const projections[] = { "q_proj", "k_proj", "v_proj" };
@@ -116,7 +126,9 @@ static void compare_with_exllamav2(const char *bits)
         test_exl2_tensors(quantised, key, &theirs);
         snprintf(path, sizeof path, "%s.weight", key);
         const struct tensor *weight = need(dense, path);
-        float *w = ordered_weight(weight, &h);
+        float *ordered = ordered_weight(weight, &h);
+        float *w = copy_in_pool(f.pool, ordered, weight->shape[0] * weight->shape[1]);
+        free(ordered);
         cr_assert_eq(gptq_quantise(&ours, w, weight->shape[0], &h, &layouts[p], false, &err), 0, "%s", err.message);
 
         cr_assert_eq(ours.group_count, theirs.group_count);
@@ -130,7 +142,7 @@ static void compare_with_exllamav2(const char *bits)
         cr_assert_arr_eq(ours.q_weight, theirs.q_weight, ours.word_rows * ours.out_features * 4, "%s %s codes", bits,
                          key);
         gptq_result_release(&ours, f.pool);
-        free(w);
+        plim_pool_free(f.pool, w);
     }
     hessian_release(&h);
     tensor_store_close(dense);
@@ -196,10 +208,9 @@ static void layer_close(struct layer *l)
 static void layer_quantise(struct layer *l, const struct exl2_layout *layout, bool nearest, struct gptq_result *result)
 {
     struct plim_err err = PLIM_ERR_INIT;
-    float *w = malloc(l->k * l->n * sizeof *w);
-    memcpy(w, l->w, l->k * l->n * sizeof *w);
+    float *w = copy_in_pool(l->f.pool, l->w, l->k * l->n);
     cr_assert_eq(gptq_quantise(result, w, l->n, &l->h, layout, nearest, &err), 0, "%s", err.message);
-    free(w);
+    plim_pool_free(l->f.pool, w);
 }
 
 /* The dequantised matrix in packed row order, [K, N]. */
@@ -346,10 +357,10 @@ Test(gptq, memory_is_as_predicted_and_every_failure_is_clean)
     layer_quantise(&l, &mixed, false, &result);
     plim_pool_stats(l.f.pool, &after);
     cr_assert_eq(after.peak[PLIM_FAST].total_bytes - before.current[PLIM_FAST].total_bytes,
-                 gptq_scratch_bytes(backend_quantize_ops("cpu"), &mixed, 288, 96));
+                 gptq_scratch_bytes(backend_quantize_ops("cpu"), &mixed, 288, 96) + l.k * l.n * sizeof(float));
     gptq_result_release(&result, l.f.pool);
 
-    float *w = malloc(l.k * l.n * sizeof *w);
+    float *w = copy_in_pool(l.f.pool, l.w, l.k * l.n);
     uint64_t nth = 0;
     int rc;
     do {
@@ -362,6 +373,6 @@ Test(gptq, memory_is_as_predicted_and_every_failure_is_clean)
     plim_pool_fail_allocation(l.f.pool, 0);
     cr_assert_gt(nth, 9);
     gptq_result_release(&result, l.f.pool);
-    free(w);
+    plim_pool_free(l.f.pool, w);
     layer_close(&l);
 }
