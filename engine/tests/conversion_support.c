@@ -1,5 +1,6 @@
 #include "conversion_support.h"
 
+#include <math.h>
 #include <dirent.h>
 #include <ftw.h>
 #include <stdio.h>
@@ -141,6 +142,18 @@ void check_same_model(const char *a, const char *b)
         cr_assert(same_file(x, y), "%s differs", entry->d_name);
     }
     closedir(dir);
+}
+
+double divergence_by_definition(const float *p, const float *q, size_t vocab)
+{
+    double p_sum = 0, q_sum = 0, divergence = 0;
+    for (size_t i = 0; i < vocab; i++) {
+        p_sum += exp((double)p[i]);
+        q_sum += exp((double)q[i]);
+    }
+    for (size_t i = 0; i < vocab; i++)
+        divergence += exp((double)p[i]) / p_sum * ((double)p[i] - log(p_sum) - (double)q[i] + log(q_sum));
+    return divergence;
 }
 
 cJSON *read_json(const char *path)

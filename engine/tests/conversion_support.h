@@ -1,7 +1,7 @@
 #ifndef TEST_CONVERSION_SUPPORT_H
 #define TEST_CONVERSION_SUPPORT_H
 
-/* What the tests of whole conversions share: a scratch directory, a conversion in one call, files compared. */
+/* What the tests of whole conversions share: a scratch directory, a conversion in one call, files and predictions compared. */
 
 #include <stdbool.h>
 #include <criterion/criterion.h>
@@ -39,6 +39,9 @@ void write_ids(const char *path, size_t rows, size_t length, size_t vocab);
 bool same_file(const char *a, const char *b);
 /* Both output directories hold the same files with the same bytes, and nothing unfinished. */
 void check_same_model(const char *a, const char *b);
+
+/* KL divergence of the predictions of logits q from those of logits p, [vocab] each, natural log: by its definition. */
+double divergence_by_definition(const float *p, const float *q, size_t vocab);
 
 /* Reads a JSON file; cJSON_Delete. */
 cJSON *read_json(const char *path);

@@ -24,8 +24,8 @@ static void around_open(struct around *a, const char *settings, size_t rows)
     static const struct group_spec inner[] = { { 5, 96 }, { 4, 288 }, { 3, 128 }, { 0, 0 } };
 
     cuda_fixture_open_with(&a->f, NULL, settings);
-    layer_exl2(&a->layers[0], layer_mixed, 512, 0.25f, false, 21);
-    layer_exl2(&a->layers[1], layer_mixed, 512, 0.25f, false, 22);
+    layer_exl2(&a->layers[0], mixed_groups, 512, 0.25f, false, 21);
+    layer_exl2(&a->layers[1], mixed_groups, 512, 0.25f, false, 22);
     layer_exl2(&a->layers[2], inner, 864, 0.25f, true, 23);
     for (size_t i = 0; i < 3; i++)
         layer_init(&a->f, &a->matrices[i], &a->layers[i]);

@@ -190,9 +190,9 @@ Test(cuda_linear, projections_behind_a_norm)
 {
     struct at_once a = { 0 };
 
-    layer_exl2(&a.layers[0], layer_mixed, 96, 0.5f, true, 11);
-    layer_exl2(&a.layers[1], layer_mixed, 75, 0.5f, false, 12);   /* another order of rows */
-    layer_exl2(&a.layers[2], layer_mixed, 300, 0.5f, false, 12);
+    layer_exl2(&a.layers[0], mixed_groups, 96, 0.5f, true, 11);
+    layer_exl2(&a.layers[1], mixed_groups, 75, 0.5f, false, 12);   /* another order of rows */
+    layer_exl2(&a.layers[2], mixed_groups, 300, 0.5f, false, 12);
     check_projections(&a, 0);
 }
 
@@ -200,9 +200,9 @@ Test(cuda_linear, dense_projections_behind_a_norm)
 {
     struct at_once a = { 0 };
 
-    layer_dense(&a.layers[0], DTYPE_F16, 864, 96, true, 31);
-    layer_dense(&a.layers[1], DTYPE_F16, 864, 75, false, 32);
-    layer_dense(&a.layers[2], DTYPE_F16, 864, 300, false, 33);
+    layer_dense(&a.layers[0], DTYPE_F16, 864, 96, 0.5f, true, 31);
+    layer_dense(&a.layers[1], DTYPE_F16, 864, 75, 0.5f, false, 32);
+    layer_dense(&a.layers[2], DTYPE_F16, 864, 300, 0.5f, false, 33);
     check_projections(&a, AS_IT_COMES);
 }
 
@@ -285,8 +285,8 @@ Test(cuda_linear, mlp_at_once)
     struct at_once a = { 0 };
 
     for (int same_order = 0; same_order < (int)cuda_count(2, 1); same_order++) {
-        layer_exl2(&a.layers[0], layer_mixed, 512, 0.25f, false, 21);
-        layer_exl2(&a.layers[1], layer_mixed, 512, 0.25f, false, same_order ? 21 : 22);
+        layer_exl2(&a.layers[0], mixed_groups, 512, 0.25f, false, 21);
+        layer_exl2(&a.layers[1], mixed_groups, 512, 0.25f, false, same_order ? 21 : 22);
         layer_exl2(&a.layers[2], inner, 864, 0.25f, true, 23);
         check_mlps(&a, 0);
     }
@@ -327,8 +327,8 @@ Test(cuda_linear, dense_mlp_at_once)
 {
     struct at_once a = { 0 };
 
-    layer_dense(&a.layers[0], DTYPE_F16, 864, 512, false, 41);
-    layer_dense(&a.layers[1], DTYPE_F16, 864, 512, false, 42);
-    layer_dense(&a.layers[2], DTYPE_F16, 512, 864, true, 43);
+    layer_dense(&a.layers[0], DTYPE_F16, 864, 512, 0.5f, false, 41);
+    layer_dense(&a.layers[1], DTYPE_F16, 864, 512, 0.5f, false, 42);
+    layer_dense(&a.layers[2], DTYPE_F16, 512, 864, 0.5f, true, 43);
     check_mlps(&a, AS_IT_COMES);
 }

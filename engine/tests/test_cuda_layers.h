@@ -1,37 +1,10 @@
 #ifndef TEST_CUDA_LAYERS_H
 #define TEST_CUDA_LAYERS_H
 
-/*
- * Linear layers for the tests of the CUDA backend: made up, with their weights decoded beside them, so that products can be
- * checked in double precision.
- */
+/* Linear layers on the CUDA backend, and their products in double precision. */
 
 #include "test_cuda.h"
-
-/* A layer with everything that it points to, and its weights decoded. */
-struct layer {
-    struct linear_source source;
-    struct linear_shape shape;
-    double *w;                  /* [in_features, stored_out_features] */
-    double *bias;               /* [out_features] or NULL */
-    void *owned[10];
-    int owned_count;
-};
-
-/* Groups of one width each; the list ends with bits 0. */
-struct group_spec {
-    unsigned bits, rows;
-};
-
-/* Widths mixed, sizes from 32 up, sizes that change within a width, short last groups: 864 rows. */
-extern const struct group_spec layer_mixed[];
-
-/* Every other group's scales are subnormal. */
-void layer_exl2(struct layer *layer, const struct group_spec *groups, size_t out, float prescale, bool bias, uint64_t seed);
-
-/* Prescale 0.5. */
-void layer_dense(struct layer *layer, enum dtype dtype, size_t in, size_t out, bool bias, uint64_t seed);
-void layer_free(struct layer *layer);
+#include "test_layers.h"
 
 /* matrix_init; what it takes from the pool is what was predicted. */
 void layer_init(struct cuda_fixture *f, struct matrix *matrix, const struct layer *layer);

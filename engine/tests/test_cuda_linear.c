@@ -81,7 +81,7 @@ Test(cuda_linear, fused_rows_1_to_66)
     struct matrix matrix;
 
     cuda_fixture_open_with(&f, NULL, "dq_rows=4096");
-    layer_exl2(&layer, layer_mixed, 75, 0.75f, true, 1);
+    layer_exl2(&layer, mixed_groups, 75, 0.75f, true, 1);
     layer_init(&f, &matrix, &layer);
     size_t step = cuda_count(1, 15);
     for (size_t rows = 1; rows <= 66; rows += step)
@@ -126,7 +126,7 @@ Test(cuda_linear, fused_many_rows)
     for (size_t out = 75; out <= 300; out += 225) {
         struct layer layer;
         struct matrix matrix;
-        layer_exl2(&layer, layer_mixed, out, 1.0f, true, out);
+        layer_exl2(&layer, mixed_groups, out, 1.0f, true, out);
         layer_init(&f, &matrix, &layer);
         for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
             check_rows(&f, &layer, &matrix, rows[r], "fused, many rows");
@@ -190,7 +190,7 @@ Test(cuda_linear, many_rows_cut_in_every_way)
     for (size_t l = 0; l < 3 && cuda_of(&f.backend)->compute_capability == 90; l++) {
         struct layer layer;
         struct matrix matrix;
-        layer_exl2(&layer, l == 2 ? uniform : layer_mixed, l == 0 ? 75 : 300, 1.0f, true, l);
+        layer_exl2(&layer, l == 2 ? uniform : mixed_groups, l == 0 ? 75 : 300, 1.0f, true, l);
         layer_init(&f, &matrix, &layer);
         for (size_t c = 0; c < sizeof cuts / sizeof *cuts; c++)
             for (size_t r = 0; r < cuda_count(sizeof rows / sizeof *rows, 1); r++)
@@ -211,7 +211,7 @@ Test(cuda_linear, chunks_of_any_bound)
     static const size_t rows[] = { 2, 37, 64 };   /* more may be fused all the same where a bound is small */
     struct layer layer;
 
-    layer_exl2(&layer, layer_mixed, 75, 1.0f, true, 2);
+    layer_exl2(&layer, mixed_groups, 75, 1.0f, true, 2);
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
         struct cuda_fixture f;
         struct matrix matrix;
@@ -236,7 +236,7 @@ Test(cuda_linear, gated_takes_tiles_of_rows)
     struct matrix matrix;
 
     cuda_fixture_open_with(&f, NULL, "dq_rows=32 max_dq_size=20000 dq_mode=gated");
-    layer_exl2(&layer, layer_mixed, 300, 1.0f, true, 2);
+    layer_exl2(&layer, mixed_groups, 300, 1.0f, true, 2);
     layer_init(&f, &matrix, &layer);
     check_rows(&f, &layer, &matrix, 130, "gated");
     const struct cuda_matrix *made = matrix.impl;
@@ -308,7 +308,7 @@ Test(cuda_linear, dense_of_every_type)
         for (size_t in = 100; in <= 128; in += 28) {
             struct layer layer;
             struct matrix matrix;
-            layer_dense(&layer, dtype, in, 50, true, in);
+            layer_dense(&layer, dtype, in, 50, 0.5f, true, in);
             layer_init(&f, &matrix, &layer);
             for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
                 check_rows(&f, &layer, &matrix, rows[r], dtype_name(dtype));
@@ -341,12 +341,12 @@ Test(cuda_linear, bad_weights_are_refused)
     struct layer layer;
 
     cuda_fixture_open(&f);
-    layer_dense(&layer, DTYPE_F32, 40, 50, true, 4);
+    layer_dense(&layer, DTYPE_F32, 40, 50, 0.5f, true, 4);
     ((float *)(uintptr_t)layer.source.weight)[999] = NAN;
     expect_refused(&f, &layer, "layer.weight: NaN or infinity");
     layer_free(&layer);
 
-    layer_exl2(&layer, layer_mixed, 75, 1.0f, true, 5);
+    layer_exl2(&layer, mixed_groups, 75, 1.0f, true, 5);
     ((uint16_t *)(uintptr_t)layer.source.bias)[74] = 0x7e00;
     expect_refused(&f, &layer, "layer.bias: NaN or infinity");
     layer.source.bias = NULL;
@@ -367,9 +367,9 @@ Test(cuda_linear, every_allocation_may_fail)
 
         cuda_fixture_open_with(&f, NULL, "dq_rows=8");
         if (kind == 0)
-            layer_exl2(&layer, layer_mixed, OUT, 1.0f, true, 6);
+            layer_exl2(&layer, mixed_groups, OUT, 1.0f, true, 6);
         else
-            layer_dense(&layer, DTYPE_F16, 100, OUT, true, 7);
+            layer_dense(&layer, DTYPE_F16, 100, OUT, 0.5f, true, 7);
         size_t in = layer.source.in_features;
         float *host = normal_floats(ROWS * in, 1, 8), *x = device_floats(&f, host, ROWS * in);
         float *y = device_floats(&f, NULL, ROWS * OUT);

@@ -1,4 +1,4 @@
-/* The quantizer on CUDA: every operation against the processor's, then whole layers. */
+/* The quantizer's operations on CUDA against the processor's. */
 
 #include <math.h>
 #include <stdio.h>
@@ -9,55 +9,10 @@
 #include "half.h"
 #include "plimsoll/random.h"
 #include "plimsoll/units.h"
-#include "quantize_ops.h"
-#include "test_cuda.h"
-
-#define NO_OFFLOAD INT64_MAX
+#include "conversion_support.h"
+#include "test_cuda_both.h"
 
 /* Both backends. The device's memory begins full of NaN, so that no operation can live on zeros that it found. */
-struct both {
-    struct cuda_fixture cuda;
-    struct plim_pool *pool;
-    struct backend cpu;
-    const struct quantize_ops *ops, *cpu_ops;
-};
-
-static void both_open(struct both *b)
-{
-    struct plim_err err = PLIM_ERR_INIT;
-    cuda_fixture_open(&b->cuda);
-    cr_assert_eq(plim_pool_open(&b->pool, NULL, &err), 0);
-    cr_assert_eq(backend_open(&b->cpu, "cpu", b->pool, b->cuda.threads, &b->cuda.parameters, &err), 0);
-    b->ops = backend_quantize_ops("cuda");
-    b->cpu_ops = backend_quantize_ops("cpu");
-    if (!cuda_sanitized())   /* which sees that by itself */
-        device_free(&b->cuda, device_bytes(&b->cuda, NULL, 192 * PLIM_MI));
-}
-
-static void both_close(struct both *b)
-{
-    backend_close(&b->cpu);
-    cr_assert_eq(plim_pool_close(b->pool), 0);
-    cuda_fixture_close(&b->cuda);
-}
-
-static void fine(int rc, const struct plim_err *err)
-{
-    cr_assert_eq(rc, 0, "%s", err->message);
-}
-
-/* [rows, K] activations with a few loud channels; each channel also follows its left neighbour a little. */
-static float *activations(size_t rows, size_t k, uint64_t seed)
-{
-    float *x = normal_floats(rows * k, 1, seed);
-    for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < k; i++) {
-            float loud = i % 17 == 3 ? 6.0f : 1.0f + 0.3f * (float)(i % 7);
-            x[r * k + i] = loud * x[r * k + i] + (i > 0 ? 0.4f * x[r * k + i - 1] : 0);
-        }
-    return x;
-}
-
 static uint16_t *shuffled(size_t n, uint64_t seed)
 {
     struct plim_random random;
@@ -468,119 +423,7 @@ Test(cuda_quantize, products_are_the_processors)
     check_multiply(true, 576, 70, 576, 0.01f, 1.0f);
 }
 
-/* ---- whole layers ---- */
-
-static const struct exl2_layout mixed = { 3, { { 8, 32, 0.05 }, { 4, 128, 0.1 }, { 3, 128, 0.85 } } };
-
-/* A layer of a conversion on one backend: Hessian of `sequences` rows, factor, gathering, GPTQ. */
-static int convert_layer(struct backend *backend, size_t k, size_t n, int64_t threshold, struct gptq_result *result,
-                         struct plim_err *err)
-{
-    enum { SEQUENCES = 3, ROWS = 160 };
-    struct hessian h = { 0 };
-    struct hessian_report report;
-    float *x = activations(SEQUENCES * ROWS, k, 31), *weights = normal_floats(n * k, 0.05f, 32), *device_x = NULL, *w = NULL;
-    int rc = -1;
-    struct linear_source source = {
-        .name = "layer", .dtype = DTYPE_F32, .weight = weights, .in_features = k, .out_features = n
-    };
-
-    *result = (struct gptq_result){ 0 };
-    device_x = plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_ACTIVATIONS, ROWS * k * sizeof *x, err);
-    w = device_x ? plim_pool_alloc(backend->pool, PLIM_FAST, PLIM_TAG_WORKSPACE, k * n * sizeof *w, err) : NULL;
-    if (!w || hessian_init(&h, backend, k, err) < 0)
-        goto out;
-    for (size_t s = 0; s < SEQUENCES; s++)
-        if (backend->ops->upload(backend, device_x, x + s * ROWS * k, ROWS * k * sizeof *x, err) < 0 ||
-            hessian_add(&h, device_x, ROWS, err) < 0)
-            goto out;
-    if (hessian_order(&h, "layer", err) < 0 || hessian_factor(&h, "layer", threshold, &report, err) < 0 ||
-        backend_quantize_ops(backend->ops->name)->gather_weights(backend, &source, h.order, n, n, w, err) < 0 ||
-        gptq_quantise(result, w, n, &h, &mixed, false, err) < 0)
-        goto out;
-    rc = 0;
-
-out:
-    hessian_release(&h);
-    plim_pool_free(backend->pool, w);
-    plim_pool_free(backend->pool, device_x);
-    free(weights);
-    free(x);
-    return rc;
-}
-
-static bool same_result(const struct gptq_result *a, const struct gptq_result *b)
-{
-    return a->word_rows == b->word_rows && a->group_count == b->group_count &&
-           memcmp(a->q_weight, b->q_weight, a->word_rows * a->out_features * 4) == 0 &&
-           memcmp(a->q_scale, b->q_scale, a->group_count * a->out_features / 2) == 0 &&
-           memcmp(a->q_scale_max, b->q_scale_max, a->group_count * 2) == 0 &&
-           memcmp(a->q_invperm, b->q_invperm, a->in_features * 4) == 0;
-}
-
-/*
- * Both backends start from the same weights; a value that falls on the other side of a rounding border changes its
- * column's later rows. Few do.
- */
-Test(cuda_quantize, layer_agrees_with_the_processor)
-{
-    enum { K = 1152, N = 320 };
-    struct both b;
-    struct plim_err err = PLIM_ERR_INIT;
-    struct gptq_result ours, theirs;
-    both_open(&b);
-    fine(convert_layer(&b.cuda.backend, K, N, NO_OFFLOAD, &ours, &err), &err);
-    fine(convert_layer(&b.cpu, K, N, NO_OFFLOAD, &theirs, &err), &err);
-    cr_assert_arr_eq(ours.q_invperm, theirs.q_invperm, K * 4);
-    cr_assert_arr_eq(ours.q_groups, theirs.q_groups, 2 * ours.group_count * sizeof *ours.q_groups);
-    struct exl2_tensors tensors[2] = { gptq_result_tensors(&ours, "cuda"), gptq_result_tensors(&theirs, "cpu") };
-    struct exl2_matrix matrix[2];
-    for (int i = 0; i < 2; i++)
-        fine(exl2_matrix_init(&matrix[i], b.pool, &tensors[i], 1, &err), &err);
-    size_t different = 0, far = 0;
-    for (size_t i = 0; i < K; i++)
-        for (size_t n = 0; n < N; n++) {
-            int difference = (int)exl2_code(&matrix[0], i, n) - (int)exl2_code(&matrix[1], i, n);
-            different += difference != 0;
-            far += abs(difference) > 1;
-        }
-    cr_log_info("%zu of %d codes differ, %zu by more than one step\n", different, K * N, far);
-    cr_expect_lt(different, (size_t)K * N / 50);
-    for (int i = 0; i < 2; i++)
-        exl2_matrix_release(&matrix[i], b.pool);
-    gptq_result_release(&ours, b.cuda.pool);
-    gptq_result_release(&theirs, b.pool);
-    both_close(&b);
-}
-
-Test(cuda_quantize, same_bytes_every_time_and_through_the_slow_tier)
-{
-    enum { K = 672, N = 160 };
-    struct both b;
-    struct plim_err err = PLIM_ERR_INIT;
-    struct gptq_result first, other;
-    both_open(&b);
-    fine(convert_layer(&b.cuda.backend, K, N, NO_OFFLOAD, &first, &err), &err);
-    for (int i = 0; i < 3; i++) {
-        fine(convert_layer(&b.cuda.backend, K, N, i == 2 ? 0 : NO_OFFLOAD, &other, &err), &err);
-        cr_expect(same_result(&first, &other), "run %d", i);
-        gptq_result_release(&other, b.cuda.pool);
-    }
-    gptq_result_release(&first, b.cuda.pool);
-    both_close(&b);
-}
-
-static double divergence_by_definition(const float *p, const float *q, size_t vocab)
-{
-    double p_sum = 0, q_sum = 0, divergence = 0;
-    for (size_t i = 0; i < vocab; i++) {
-        p_sum += exp((double)p[i]);
-        q_sum += exp((double)q[i]);
-    }
-    for (size_t i = 0; i < vocab; i++)
-        divergence += exp((double)p[i]) / p_sum * ((double)p[i] - log(p_sum) - (double)q[i] + log(q_sum));
-    return divergence;
-}
+/* ---- divergences ---- */
 
 /* Rows of logits as far apart as a quantised block makes them, and further; a vocabulary that is no multiple of anything.
    The processor's weights are fp32, the device's double. */
@@ -611,23 +454,4 @@ Test(cuda_quantize, divergence_is_its_definition)
     plim_pool_free(b.cuda.pool, device);
     free(host);
     both_close(&b);
-}
-
-Test(cuda_quantize, every_failed_allocation_is_clean)
-{
-    struct cuda_fixture f;
-    struct gptq_result result;
-    uint64_t nth = 0;
-    int rc;
-    cuda_fixture_open(&f);
-    do {
-        struct plim_err err = PLIM_ERR_INIT;
-        plim_pool_fail_allocation(f.pool, ++nth);
-        rc = convert_layer(&f.backend, 160, 64, 0, &result, &err);
-        cr_assert(rc == 0 || err.kind == PLIM_ERR_MEMORY, "%s", err.message);
-    } while (rc < 0);
-    plim_pool_fail_allocation(f.pool, 0);
-    cr_assert_gt(nth, 20);
-    gptq_result_release(&result, f.pool);
-    cuda_fixture_close(&f);
 }

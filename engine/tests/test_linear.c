@@ -26,8 +26,7 @@ static const void *tensor_data(const struct tensor_store *store, const char *key
     return tensor->data;
 }
 
-static void layer_from_store(struct layer *layer, struct linear_rig *rig, const struct tensor_store *store,
-                             const char *key, size_t out)
+static void layer_from_store(struct layer *layer, const struct tensor_store *store, const char *key, size_t out)
 {
     size_t ignored;
     memset(layer, 0, sizeof *layer);
@@ -48,7 +47,7 @@ static void layer_from_store(struct layer *layer, struct linear_rig *rig, const 
         .stored_out_features = t->out_features, .group_count = t->group_count, .word_rows = t->word_rows,
         .prescale = 1.0f,
     };
-    layer_decode(layer, rig);
+    layer_decode(layer);
 }
 
 Test(linear, matrices_of_exllamav2)
@@ -69,7 +68,7 @@ Test(linear, matrices_of_exllamav2)
         for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
             struct layer layer;
             struct matrix matrix;
-            layer_from_store(&layer, &rig, store, keys[i], strcmp(keys[i], "lm_head") == 0 ? 300 : 0);
+            layer_from_store(&layer, store, keys[i], strcmp(keys[i], "lm_head") == 0 ? 300 : 0);
             layer_init(&rig, &matrix, &layer);
             size_t out = layer.source.out_features;
             float *x = some_inputs(40 * layer.source.in_features, 15), *y = malloc(40 * out * sizeof *y);
@@ -104,7 +103,7 @@ Test(linear, dense)
             struct layer layer;
             struct matrix matrix;
             linear_rig_open(&rig, isa, 1 + (int)dtype);
-            layer_dense(&layer, dtype, IN, OUT, 0.75f, 17);
+            layer_dense(&layer, dtype, IN, OUT, 0.75f, true, 17);
             layer_init(&rig, &matrix, &layer);
             for (size_t rows = 1; rows <= 32; rows += rows < 6 ? 1 : 13) {
                 for (size_t i = 0; i < rows * OUT; i++)
@@ -145,9 +144,9 @@ Test(linear, weights_are_counted_as_predicted)
         struct plim_pool_stats before, after;
         linear_rig_open(&rig, best_isa(), 1);
         if (kind < 2)
-            layer_exl2(&layer, &rig, mixed_groups, 75, kind == 1, 18);
+            layer_exl2(&layer, mixed_groups, 75, 1.0f, kind == 1, 18);
         else
-            layer_dense(&layer, DTYPE_F32 + (enum dtype)(kind - 2), 33, 17, 1.0f, 19);
+            layer_dense(&layer, DTYPE_F32 + (enum dtype)(kind - 2), 33, 17, 1.0f, true, 19);
         plim_pool_stats(rig.pool, &before);
         layer_init(&rig, &matrix, &layer);
         plim_pool_stats(rig.pool, &after);
@@ -186,7 +185,7 @@ Test(linear, bad_weights_are_refused)
             float bad = i ? NAN : -INFINITY;
             uint16_t half = dtype == DTYPE_F16 ? half_from_float(bad) : bfloat_from_float(bad);
             linear_rig_open(&rig, best_isa(), 2);
-            layer_dense(&layer, dtype, 40, 50, 1.0f, 20);
+            layer_dense(&layer, dtype, 40, 50, 1.0f, true, 20);
             memcpy((char *)(uintptr_t)layer.source.weight + places[i] * dtype_bytes(dtype),
                    dtype == DTYPE_F32 ? (void *)&bad : (void *)&half, dtype_bytes(dtype));
             expect_refused(&rig, &layer, "layer.weight: NaN or infinity");
@@ -198,7 +197,7 @@ Test(linear, bad_weights_are_refused)
     struct linear_rig rig;
     struct layer layer;
     linear_rig_open(&rig, best_isa(), 1);
-    layer_exl2(&layer, &rig, mixed_groups, 75, true, 21);
+    layer_exl2(&layer, mixed_groups, 75, 1.0f, true, 21);
     ((uint16_t *)(uintptr_t)layer.source.bias)[74] = 0x7e00;
     expect_refused(&rig, &layer, "layer.bias: NaN or infinity");
     layer.source.bias = NULL;
@@ -221,9 +220,9 @@ Test(linear, every_allocation_may_fail)
         enum { OUT = 75, ROWS = 40 };
         linear_rig_open(&rig, best_isa(), 2);
         if (kind == 0)
-            layer_exl2(&layer, &rig, mixed_groups, OUT, true, 22);
+            layer_exl2(&layer, mixed_groups, OUT, 1.0f, true, 22);
         else
-            layer_dense(&layer, DTYPE_F16, 100, OUT, 1.0f, 23);
+            layer_dense(&layer, DTYPE_F16, 100, OUT, 1.0f, true, 23);
         size_t in = layer.source.in_features;
         float *x = some_inputs(ROWS * in, 24), *y = malloc(ROWS * OUT * sizeof *y);
 

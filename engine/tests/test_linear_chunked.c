@@ -42,7 +42,7 @@ Test(linear, chunked_for_every_bound)
     struct layer layer;
     struct linear_rig rig;
     linear_rig_open(&rig, PLIM_ISA_PORTABLE, 1);
-    layer_exl2(&layer, &rig, mixed_groups, OUT, true, 7);
+    layer_exl2(&layer, mixed_groups, OUT, 1.0f, true, 7);
     linear_rig_close(&rig);
     float *x = some_inputs(ROWS * MIXED_IN, 8), *y = malloc(ROWS * OUT * sizeof *y);
 
@@ -87,7 +87,7 @@ Test(linear, chunked_threads)
         struct layer layer;
         struct matrix matrix;
         linear_rig_open(&rig, best_isa(), threads);
-        layer_exl2(&layer, &rig, mixed_groups, OUT, false, 10);
+        layer_exl2(&layer, mixed_groups, OUT, 1.0f, false, 10);
         layer_init(&rig, &matrix, &layer);
         for (int64_t limit = 2000; limit < 300000; limit *= 5) {
             rig.parameters.count[PLIM_MAX_DQ_SIZE] = limit;
@@ -113,7 +113,7 @@ Test(linear, dq_rows_is_the_border)
     struct layer layer;
     struct matrix matrix;
     linear_rig_open(&rig, best_isa(), 1);
-    layer_exl2(&layer, &rig, mixed_groups, OUT, false, 11);
+    layer_exl2(&layer, mixed_groups, OUT, 1.0f, false, 11);
     layer_init(&rig, &matrix, &layer);
     float *x = some_inputs(4 * MIXED_IN, 12), *y = malloc(4 * OUT * sizeof *y);
     rig.parameters.count[PLIM_DQ_ROWS] = 3;
@@ -143,7 +143,7 @@ Test(linear, gated)
     struct layer layer;
     struct matrix matrix;
     linear_rig_open(&rig, best_isa(), 2);
-    layer_exl2(&layer, &rig, mixed_groups, OUT, true, 13);
+    layer_exl2(&layer, mixed_groups, OUT, 1.0f, true, 13);
     layer_init(&rig, &matrix, &layer);
     float *x = some_inputs(ROWS * MIXED_IN, 14), *y = malloc(ROWS * OUT * sizeof *y);
     rig.parameters.count[PLIM_DQ_MODE] = PLIM_DQ_GATED;

@@ -16,7 +16,7 @@ Test(linear, fused_rows_1_to_40)
     struct matrix matrix;
     linear_rig_open(&rig, best_isa(), 2);
     rig.parameters.count[PLIM_DQ_ROWS] = 64;   /* more than one tile */
-    layer_exl2(&layer, &rig, mixed_groups, 75, true, 1);
+    layer_exl2(&layer, mixed_groups, 75, 1.0f, true, 1);
     layer_init(&rig, &matrix, &layer);
 
     float *x = some_inputs(56 * MIXED_IN, 2), *y = malloc(56 * 75 * sizeof *y);
@@ -52,7 +52,7 @@ Test(linear, fused_is_the_same_for_every_isa_and_thread_count)
                 struct layer layer;
                 struct matrix matrix;
                 linear_rig_open(&rig, isa, threads);
-                layer_exl2(&layer, &rig, mixed_groups, OUT, true, 4);
+                layer_exl2(&layer, mixed_groups, OUT, 1.0f, true, 4);
                 layer_init(&rig, &matrix, &layer);
                 layer_product(&rig, &layer, &matrix, x, rows, first ? expected : y, false);
                 if (!first)
@@ -79,7 +79,7 @@ Test(linear, fused_wide)
     struct matrix matrix;
     enum { OUT = 20011 };
     linear_rig_open(&rig, best_isa(), 2);
-    layer_exl2(&layer, &rig, groups, OUT, false, 5);
+    layer_exl2(&layer, groups, OUT, 1.0f, false, 5);
     layer_init(&rig, &matrix, &layer);
     float *x = some_inputs(3 * 64, 6), *y = malloc(3 * OUT * sizeof *y);
     for (size_t rows = 1; rows <= 3; rows++) {

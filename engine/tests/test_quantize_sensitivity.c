@@ -107,15 +107,7 @@ static double divergence(const char *directory, const int32_t *ids)
         plim_session_rewind(quantised.session, 0);
         float *p = forward_all(&dense, ids + row * LENGTH, LENGTH), *q = forward_all(&quantised, ids + row * LENGTH, LENGTH);
         for (size_t t = 0; t < LENGTH; t++) {
-            double of_p = 0, of_q = 0;
-            for (size_t i = 0; i < vocab; i++) {
-                of_p += exp((double)p[t * vocab + i]);
-                of_q += exp((double)q[t * vocab + i]);
-            }
-            for (size_t i = 0; i < vocab; i++) {
-                double a = (double)p[t * vocab + i] - log(of_p), b = (double)q[t * vocab + i] - log(of_q);
-                sum += exp(a) * (a - b);
-            }
+            sum += divergence_by_definition(p + t * vocab, q + t * vocab, vocab);
         }
         free(p);
         free(q);
