@@ -10,21 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_cuda_must.h"
 #include "cuda/cuda_internal.h"
 #include "cuda/cuda_libraries.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/cpu.h"
 #include "threads.h"
-
-static struct plim_err err = PLIM_ERR_INIT;
-
-static void must(int rc)
-{
-    if (rc == 0)
-        return;
-    fprintf(stderr, "%s\n", err.message);
-    exit(1);
-}
 
 static double used_mib(void)
 {

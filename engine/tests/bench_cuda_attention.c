@@ -10,19 +10,10 @@
 #include <string.h>
 
 #include "backend.h"
+#include "bench_cuda_must.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/units.h"
 #include "threads.h"
-
-static struct plim_err err = PLIM_ERR_INIT;
-
-static void must(int rc)
-{
-    if (rc == 0)
-        return;
-    fprintf(stderr, "%s\n", err.message);
-    exit(1);
-}
 
 static const struct attention_shape shape = { 32, 8, 128, 0.0883883f, 0, 0 };
 

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_cuda_must.h"
 #include "cuda/cuda_internal.h"
 #include "cuda/cuda_libraries.h"
 #include "cuda/linear_kernels.h"
@@ -24,21 +25,6 @@
 
 enum { ROUNDS = 9, MAX_COPIES = 64 };
 static const size_t rotate_bytes = 256 * PLIM_MI;
-
-static struct plim_err err = PLIM_ERR_INIT;
-
-static void must(int rc)
-{
-    if (rc == 0)
-        return;
-    fprintf(stderr, "bench_cuda_linear: %s\n", err.message);
-    exit(1);
-}
-
-static void must_cuda(cudaError_t status)
-{
-    must(cuda_check(status, "a CUDA call", &err));
-}
 
 static void *need(void *p)
 {

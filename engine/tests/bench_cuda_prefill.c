@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_cuda_must.h"
 #include "bench_cuda_products.h"
 #include "cuda/cuda_internal.h"
 #include "model.h"
@@ -27,21 +28,6 @@
 #include "plimsoll/engine.h"
 
 enum { ROUNDS = 9, TURNS = 5, SUSTAINED = 4, TABLES = 3, MAX_TOKENS = 16384, MAX_ENTRIES = 16384, MAX_NAMES = 32 };
-
-static struct plim_err err = PLIM_ERR_INIT;
-
-static void must(int rc)
-{
-    if (rc == 0)
-        return;
-    fprintf(stderr, "bench_cuda_prefill: %s\n", err.message);
-    exit(1);
-}
-
-static void must_cuda(cudaError_t status)
-{
-    must(cuda_check(status, "a CUDA call", &err));
-}
 
 /* ---- operations with an event before and after ---- */
 

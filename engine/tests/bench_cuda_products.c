@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "bench_cuda_must.h"
 #include "cuda/cuda_libraries.h"
 #include "cuda/linear.h"
 #include "model.h"
@@ -19,21 +20,6 @@ struct products {
     uint16_t **weights;      /* [layer_count][LAYER_MATRIX_COUNT]: [out_features, in_features] */
     cudaEvent_t before, after;
 };
-
-static struct plim_err err = PLIM_ERR_INIT;
-
-static void must(int rc)
-{
-    if (rc == 0)
-        return;
-    fprintf(stderr, "bench_cuda_prefill: %s\n", err.message);
-    exit(1);
-}
-
-static void must_cuda(cudaError_t status)
-{
-    must(cuda_check(status, "a CUDA call", &err));
-}
 
 static void *device_block(size_t bytes)
 {

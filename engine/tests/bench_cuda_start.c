@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench_cuda_must.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/device.h"
 #include "plimsoll/engine.h"
@@ -21,16 +22,6 @@
 #include "plimsoll/units.h"
 
 enum { PROCESSES = 3, LOADS = 5 };
-
-static struct plim_err err = PLIM_ERR_INIT;
-
-static void must(int rc)
-{
-    if (rc == 0)
-        return;
-    fprintf(stderr, "bench_cuda_start: %s\n", err.message);
-    exit(1);
-}
 
 static void parameters_of(int argc, char **argv, struct plim_parameters *parameters)
 {

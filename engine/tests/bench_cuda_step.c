@@ -11,18 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_cuda_must.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/engine.h"
-
-static struct plim_err err = PLIM_ERR_INIT;
-
-static void must(int rc)
-{
-    if (rc == 0)
-        return;
-    fprintf(stderr, "%s\n", err.message);
-    exit(1);
-}
 
 static size_t best_token;
 static uint64_t arrived_ns, digest;
