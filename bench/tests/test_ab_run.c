@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "ab.h"
+#include "ab_parts.h"
 #include "metrics.h"
 #include "plimsoll/clock.h"
 #include "plimsoll/random.h"
@@ -138,6 +139,19 @@ static const struct finding *find(const char *id, const char *metric)
 }
 
 /* ---- verdicts ---- */
+
+/* The fast side: low times, high rates. */
+Test(ab_run, a_process_stands_for_its_fast_quartile)
+{
+    double samples[] = { 8, 1, 2, 100, 3, 4, 5, 6, 7 };   /* quartiles 3 and 7 */
+    struct metric metric = { .direction = DIRECTION_LOWER, .samples = samples, .sample_count = 9 };
+
+    cr_expect_float_eq(ab_process_timing(&metric), 3, 1e-12, "%g", ab_process_timing(&metric));
+    metric.direction = DIRECTION_HIGHER;
+    cr_expect_float_eq(ab_process_timing(&metric), 7, 1e-12, "%g", ab_process_timing(&metric));
+    metric.sample_count = 0;
+    cr_expect(isnan(ab_process_timing(&metric)));
+}
 
 Test(ab, equal_builds_pass_and_say_what_would_have_been_seen)
 {

@@ -204,6 +204,33 @@ Test(plot, the_knee_is_the_first_point_of_the_plateau)
     result_release(&result);
 }
 
+/* Powers of two for bytes, of ten for what has no unit; no logarithm where values are near each other. */
+Test(plot, a_log_axis_has_the_base_that_suits_its_unit)
+{
+    char *y[] = { "peak_requested_fast_bytes", "kl_divergence", "prefill_tokens_per_s", NULL };
+    struct suite_plot plot = curve_plot;
+    struct plim_err err = PLIM_ERR_INIT;
+    struct result result = { 0 };
+    static const char *const sizes[] = { "1Mi", "2Mi", "4Mi" };
+
+    plot.y = y;
+    for (size_t i = 0; i < 3; i++) {
+        char id[40];
+        snprintf(id, sizeof id, "tiny/prefill/max_dq_size=%s", sizes[i]);
+        struct result_case *c = add_case(&result, id);
+        cr_assert_eq(facts_set_text(&c->parameters, "max_dq_size", sizes[i], &err), 0);
+        add_metric(c, "peak_requested_fast_bytes", "bytes", 1048576.0 * (double)(1 << 4 * i));
+        add_metric(c, "kl_divergence", "", 0.5 / (double)(1 << 4 * i));
+        add_metric(c, "prefill_tokens_per_s", "tokens/s", 100 + (double)i);
+    }
+    char *text = preamble_of(&plot, &result, 1);
+    cr_expect_not_null(strstr(text, "panel_log[1] = 2;"), "%s", text);
+    cr_expect_not_null(strstr(text, "panel_log[2] = 10;"), "%s", text);
+    cr_expect_not_null(strstr(text, "panel_log[3] = 0;"), "%s", text);
+    free(text);
+    result_release(&result);
+}
+
 Test(plot, without_a_plateau_or_without_a_rise_there_is_no_knee)
 {
     struct result result;

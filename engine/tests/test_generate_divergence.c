@@ -40,17 +40,24 @@ static void close_side(struct side *side)
     plim_model_free(side->model);
 }
 
-static void open_both(void)
+static void open_with(int64_t max_input_len, int64_t threads)
 {
     struct plim_parameters parameters;
     struct plim_err err = PLIM_ERR_INIT;
     plim_parameters_default(&parameters);
-    parameters.count[PLIM_DQ_ROWS] = 32;             /* weights are expanded, as the reference's are */
+    parameters.count[PLIM_DQ_ROWS] = 0;              /* weights are expanded, as the reference's are */
     parameters.count[PLIM_KV_CACHE] = PLIM_KV_FP32;   /* which rounds no keys and values */
+    parameters.count[PLIM_MAX_INPUT_LEN] = max_input_len;
+    parameters.count[PLIM_CPU_THREADS] = threads;
     cr_assert_eq(plim_parameters_resolve(&parameters, &err), 0, "%s", err.message);
     cr_assert_eq(plim_engine_open(&engine, "cpu", &parameters, NULL, &err), 0, "%s", err.message);
     open_side(&dense, FIXTURE "dense");
     open_side(&quantised, FIXTURE "exl2-4.0");
+}
+
+static void open_both(void)
+{
+    open_with(2048, 2);
 }
 
 static void close_both(void)
@@ -184,4 +191,25 @@ Test(divergence, survives_each_failed_allocation)
     }
     cr_assert_gt(failures, 5);
     plim_pool_fail_allocation(pool, 0);
+}
+
+/* Rows come from the model in calls of max_input_len; threads share them out, and the sums don't show how. */
+Test(divergence, is_the_same_in_any_calls_and_to_the_bit_on_any_threads)
+{
+    struct plim_divergence whole, parts, one;
+    struct plim_err err = PLIM_ERR_INIT;
+
+    cr_assert_eq(plim_divergence(quantised.session, dense.session, sequence, TOKENS, 64, &whole, &err), 0, "%s", err.message);
+    close_both();
+    open_with(7, 3);
+    cr_assert_eq(plim_divergence(quantised.session, dense.session, sequence, TOKENS, 64, &parts, &err), 0, "%s", err.message);
+    close_both();
+    open_with(7, 1);
+    cr_assert_eq(plim_divergence(quantised.session, dense.session, sequence, TOKENS, 64, &one, &err), 0, "%s", err.message);
+    cr_expect_float_eq(parts.kl_sum, whole.kl_sum, 1e-4 * whole.kl_sum, "%.9g, in one call %.9g", parts.kl_sum, whole.kl_sum);
+    cr_expect_eq(parts.position_count, whole.position_count);
+    cr_expect_eq(parts.agreement_count, whole.agreement_count);
+    cr_expect_float_eq(parts.model.nll_sum, whole.model.nll_sum, 1e-5 * whole.model.nll_sum);
+    cr_expect_eq(parts.kl_sum, one.kl_sum);
+    cr_expect_eq(parts.model.nll_sum, one.model.nll_sum);
 }
